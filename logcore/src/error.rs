@@ -1,0 +1,136 @@
+//! What can go wrong in the log, with the facts a person or a caller needs to act.
+//!
+//! [`Error::kind`] says what the caller should do; the server maps kinds to protocols in one table.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::types::{Offset, PartitionRef, RaftIndex};
+
+/// The result of every fallible operation of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What the caller should do about an [`Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The request is wrong and stays wrong; change it.
+    Invalid,
+    /// The thing named does not exist.
+    NotFound,
+    /// Someone else was faster; read again and retry.
+    Conflict,
+    /// Over a configured limit; make it smaller.
+    TooLarge,
+    /// A queue is full; retry later.
+    Throttled,
+    /// Not now, perhaps after an operator acted or the process restarted.
+    Unavailable,
+    /// The disk is under its reserve.
+    NoSpace,
+    /// Stored bytes fail their checks.
+    Corrupt,
+    /// A bug, or an environment that broke its promises.
+    Internal,
+}
+
+/// Everything the log refuses or fails at.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the messages document the variants and their fields")]
+pub enum Error {
+    #[error("{operation} {} failed: {source}", path.display())]
+    Io { operation: &'static str, path: PathBuf, source: std::io::Error },
+
+    #[error("the data folder {} is in use by another process (it holds the lock {})", path.display(), path.join("LOCK").display())]
+    Locked { path: PathBuf },
+
+    #[error(
+        "the data folder {} has format version {found}, this program knows version {supported}; use the release that wrote it",
+        path.display()
+    )]
+    UnknownFormat { path: PathBuf, found: u32, supported: u32 },
+
+    #[error(
+        "the data folder {} has data but no readable `identity` file ({detail}); restore the file from a backup, or choose an empty folder",
+        path.display()
+    )]
+    NoIdentity { path: PathBuf, detail: String },
+
+    #[error("{partition} does not exist")]
+    UnknownPartition { partition: PartitionRef },
+
+    #[error("offset {offset} of {partition} is outside {log_start}..{end_offset} (end exclusive)")]
+    OffsetOutOfRange { partition: PartitionRef, offset: Offset, log_start: Offset, end_offset: Offset },
+
+    #[error("{partition} is corrupt from offset {offset} in {} at byte {position}: {detail}", file.display())]
+    Corrupt { partition: PartitionRef, offset: Offset, file: PathBuf, position: u64, detail: String },
+
+    #[error("{partition} takes no more writes since {reason}; what is durable can be read, restart to verify it again")]
+    Poisoned { partition: PartitionRef, reason: String },
+
+    #[error("a batch of {bytes} bytes is over the limit of {max} bytes for one frame")]
+    BatchTooLarge { bytes: usize, max: usize },
+
+    #[error("invalid record batch: {detail}")]
+    InvalidBatch { detail: String },
+
+    #[error("the append queue of {partition} stayed full for {waited_ms} ms")]
+    Throttled { partition: PartitionRef, waited_ms: u128 },
+
+    #[error("the RAM tier has no free chunk for {partition}; its budget is {budget_bytes} bytes")]
+    MemoryFull { partition: PartitionRef, budget_bytes: u64 },
+
+    #[error("the disk under {} has {free_bytes} bytes free, less than the reserve of {reserve_bytes}", path.display())]
+    NoSpace { path: PathBuf, free_bytes: u64, reserve_bytes: u64 },
+
+    #[error("a key of this change was written at offset {last_writer} after the state at {snapshot} it was computed from")]
+    Conflict { snapshot: Offset, last_writer: Offset },
+
+    #[error(
+        "the state at {snapshot} this change was computed from is older than the admission window, which starts at {window_start}"
+    )]
+    SnapshotTooOld { snapshot: Offset, window_start: Offset },
+
+    #[error("{partition} is closed")]
+    Closed { partition: PartitionRef },
+
+    #[error("{what} did not happen within {waited_ms} ms")]
+    Timeout { what: String, waited_ms: u128 },
+
+    #[error("entry {found} follows entry {expected} in {}", file.display())]
+    BrokenChain { file: PathBuf, expected: RaftIndex, found: RaftIndex },
+
+    #[error("the view stopped: {reason}")]
+    ViewStopped { reason: String },
+}
+
+impl Error {
+    /// What the caller should do.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::UnknownPartition { .. } => ErrorKind::NotFound,
+            Self::OffsetOutOfRange { .. } | Self::InvalidBatch { .. } => ErrorKind::Invalid,
+            Self::Corrupt { .. } | Self::BrokenChain { .. } => ErrorKind::Corrupt,
+            Self::BatchTooLarge { .. } => ErrorKind::TooLarge,
+            Self::Throttled { .. } | Self::MemoryFull { .. } => ErrorKind::Throttled,
+            Self::NoSpace { .. } => ErrorKind::NoSpace,
+            Self::Conflict { .. } | Self::SnapshotTooOld { .. } => ErrorKind::Conflict,
+            Self::Io { .. }
+            | Self::Locked { .. }
+            | Self::UnknownFormat { .. }
+            | Self::NoIdentity { .. }
+            | Self::Poisoned { .. }
+            | Self::Closed { .. }
+            | Self::Timeout { .. }
+            | Self::ViewStopped { .. } => ErrorKind::Unavailable,
+        }
+    }
+
+    /// Wraps an operating system error with what was attempted and where.
+    pub(crate) fn io(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { operation, path, source }
+    }
+}

@@ -1,0 +1,512 @@
+//! The one driver of all views: worker threads that bring materializers up to what is committed.
+//!
+//! The catalog's owner attaches a [`Task`] for every (view, generation, partition). A commit wakes the task; a worker reads
+//! frames, applies them for a slice of work, publishes how far readers see, and checkpoints by size and age.
+//!
+//! # Concurrency
+//! A task is run by one worker at a time. Its state says whether it is idle, queued or running, so the queue never holds it
+//! twice and is bounded by the number of tasks.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::{DeadLetter, DeadLetters, Materializer, Rejects, ViewError};
+use crate::error::{Error, Result};
+use crate::frame::batch::Batch;
+use crate::frame::{Frame, FrameKind};
+use crate::partition::watermark::Watermark;
+use crate::partition::{CommitListener, Partition};
+use crate::sys::{clock, thread};
+use crate::types::{Offset, TimestampMillis};
+
+/// Read from the log in one step of a task.
+const STEP_BYTES: usize = 1 << 20;
+/// A task goes to the back of the queue after this long.
+const SLICE: Duration = Duration::from_millis(50);
+/// How often ages are looked at.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How the driver works.
+#[derive(Clone, Debug)]
+pub struct DriverOptions {
+    /// Threads that apply.
+    pub workers: usize,
+    /// A view shows what it applied at the latest after this long; a waiting reader makes it at once.
+    pub refresh: Duration,
+    /// A view is checkpointed at the latest after this long.
+    pub checkpoint_interval: Duration,
+    /// A view is checkpointed when its unsaved memory reaches this.
+    pub unsaved_bytes_max: u64,
+}
+
+impl Default for DriverOptions {
+    fn default() -> Self {
+        Self {
+            workers: 2,
+            refresh: Duration::from_secs(1),
+            checkpoint_interval: Duration::from_secs(30),
+            unsaved_bytes_max: 64 << 20,
+        }
+    }
+}
+
+/// How one task works.
+#[derive(Clone, Debug, Default)]
+pub struct TaskOptions {
+    /// Records per second it may apply; 0 for no limit. For rebuilds beside a serving view.
+    pub records_per_second_max: u64,
+}
+
+/// Whether a view advances.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TaskState {
+    /// It follows the log.
+    Running,
+    /// A local fault stopped it; the reason. A restart or a rebuild starts it again.
+    Stopped(String),
+}
+
+const IDLE: u8 = 0;
+const QUEUED: u8 = 1;
+const RUNNING: u8 = 2;
+const RUNNING_AGAIN: u8 = 3;
+
+struct Work {
+    materializer: Box<dyn Materializer>,
+    dead_letters: DeadLetters,
+    rejects: Rejects,
+    last_checkpoint: Instant,
+    checkpointed: Offset,
+    unseen_since: Option<Instant>,
+    not_before: Option<Instant>,
+}
+
+/// One view of one partition in the driver's care.
+pub struct Task {
+    name: String,
+    partition: Arc<Partition>,
+    options: TaskOptions,
+    driver: Weak<Inner>,
+    this: Weak<Task>,
+    work: Mutex<Option<Work>>,
+    schedule: AtomicU8,
+    detached: AtomicBool,
+    applied: Watermark,
+    visible: Watermark,
+    checkpointed: AtomicU64,
+    wanted: AtomicU64,
+    applied_records: AtomicU64,
+    started: Instant,
+    last_applied_timestamp: Mutex<Option<TimestampMillis>>,
+    state: Mutex<TaskState>,
+    dead: Mutex<(u64, Vec<DeadLetter>)>,
+}
+
+struct Inner {
+    options: DriverOptions,
+    queue: Mutex<VecDeque<Arc<Task>>>,
+    ready: Condvar,
+    tasks: Mutex<Vec<Arc<Task>>>,
+    stopping: AtomicBool,
+}
+
+/// See the module docs.
+pub struct Driver {
+    inner: Arc<Inner>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Driver {
+    /// Starts the workers.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn start(options: DriverOptions) -> Result<Self> {
+        let workers = options.workers.max(1);
+        let inner = Arc::new(Inner {
+            options,
+            queue: Mutex::default(),
+            ready: Condvar::new(),
+            tasks: Mutex::default(),
+            stopping: AtomicBool::new(false),
+        });
+        let mut threads = Vec::new();
+        for n in 0..workers {
+            let inner = Arc::clone(&inner);
+            let body = move || inner.run_worker();
+            threads.push(thread::spawn(&format!("view-{n}"), body).map_err(Error::io("starting thread", "view"))?);
+        }
+        let ticking = Arc::clone(&inner);
+        threads.push(thread::spawn("view-tick", move || ticking.run_ticker()).map_err(Error::io("starting thread", "view"))?);
+        Ok(Self { inner, threads: Mutex::new(threads) })
+    }
+
+    /// Begins to apply `partition` to a view whose files of this generation and partition are in `dir`.
+    ///
+    /// # Errors
+    /// When the dead letters in `dir` can't be read.
+    pub fn attach(
+        &self,
+        name: &str,
+        partition: &Arc<Partition>,
+        materializer: Box<dyn Materializer>,
+        dir: &Path,
+        options: TaskOptions,
+    ) -> Result<Arc<Task>> {
+        let dead_letters = DeadLetters::open(dir)?;
+        let (next, visible) = (materializer.next_offset(), materializer.visible());
+        let now = clock::monotonic();
+        let task = Arc::new_cyclic(|this| Task {
+            name: name.to_owned(),
+            partition: Arc::clone(partition),
+            options,
+            driver: Arc::downgrade(&self.inner),
+            this: this.clone(),
+            schedule: AtomicU8::new(IDLE),
+            detached: AtomicBool::new(false),
+            applied: Watermark::new(next),
+            visible: Watermark::new(visible),
+            checkpointed: AtomicU64::new(next.value()),
+            wanted: AtomicU64::new(0),
+            applied_records: AtomicU64::new(0),
+            started: now,
+            last_applied_timestamp: Mutex::new(None),
+            state: Mutex::new(TaskState::Running),
+            dead: Mutex::new((dead_letters.count(), dead_letters.recent())),
+            work: Mutex::new(Some(Work {
+                materializer,
+                dead_letters,
+                rejects: Rejects::default(),
+                last_checkpoint: now,
+                checkpointed: next,
+                unseen_since: None,
+                not_before: None,
+            })),
+        });
+        let listener: Arc<dyn CommitListener> = Arc::clone(&task) as Arc<dyn CommitListener>;
+        partition.listen(Arc::downgrade(&listener));
+        self.inner.tasks.lock().expect("no code panics inside").push(Arc::clone(&task));
+        task.schedule();
+        Ok(task)
+    }
+
+    /// Stops applying and lets go of the materializer, without a checkpoint; the files may then be removed.
+    pub fn detach(&self, task: &Arc<Task>) {
+        task.detached.store(true, Ordering::Release);
+        self.inner.tasks.lock().expect("no code panics inside").retain(|other| !Arc::ptr_eq(other, task));
+        drop(task.work().take());
+        task.visible.wake();
+    }
+
+    /// Stops the workers and checkpoints every view, so that the next start replays nothing.
+    pub fn stop(&self) {
+        self.inner.stopping.store(true, Ordering::Release);
+        self.inner.ready.notify_all();
+        for thread in self.threads.lock().expect("no code panics inside").drain(..) {
+            let _ = thread.join();
+        }
+        let tasks = std::mem::take(&mut *self.inner.tasks.lock().expect("no code panics inside"));
+        for task in tasks {
+            let mut guard = task.work();
+            if let Some(work) = guard.as_mut()
+                && task.state() == TaskState::Running
+                && let Err(error) = task.checkpoint(work)
+            {
+                tracing::warn!(view = task.name, %error, "the last checkpoint failed; the next start replays from the one before");
+            }
+            *guard = None;
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.inner.stopping.store(true, Ordering::Release);
+        self.inner.ready.notify_all();
+        for thread in self.threads.lock().expect("no code panics inside").drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Inner {
+    fn push(&self, task: Arc<Task>) {
+        self.queue.lock().expect("no code panics inside").push_back(task);
+        self.ready.notify_one();
+    }
+
+    fn run_worker(&self) {
+        loop {
+            let mut queue = self.queue.lock().expect("no code panics inside");
+            let task = loop {
+                if self.stopping.load(Ordering::Acquire) {
+                    return;
+                }
+                match queue.pop_front() {
+                    Some(task) => break task,
+                    None => queue = self.ready.wait(queue).expect("no code panics inside"),
+                }
+            };
+            drop(queue);
+            task.schedule.store(RUNNING, Ordering::Release);
+            let more = task.run(&self.options);
+            let again = task.schedule.swap(if more { QUEUED } else { IDLE }, Ordering::AcqRel) == RUNNING_AGAIN;
+            if more {
+                self.push(task);
+            } else if again {
+                task.schedule();
+            }
+        }
+    }
+
+    fn run_ticker(&self) {
+        while !self.stopping.load(Ordering::Acquire) {
+            std::thread::park_timeout(TICK);
+            let tasks: Vec<Arc<Task>> = self.tasks.lock().expect("no code panics inside").clone();
+            for task in tasks.iter().filter(|task| task.is_due(&self.options)) {
+                task.schedule();
+            }
+        }
+    }
+}
+
+impl CommitListener for Task {
+    fn committed(&self) {
+        self.schedule();
+    }
+}
+
+impl Task {
+    /// The view, for people.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The partition it follows.
+    #[must_use]
+    pub fn partition(&self) -> &Arc<Partition> {
+        &self.partition
+    }
+
+    /// Applied up to here, exclusive.
+    #[must_use]
+    pub fn applied(&self) -> Offset {
+        self.applied.get()
+    }
+
+    /// Readers see everything below this offset.
+    #[must_use]
+    pub fn visible(&self) -> Offset {
+        self.visible.get()
+    }
+
+    /// Durable by itself up to here, exclusive.
+    #[must_use]
+    pub fn checkpointed(&self) -> Offset {
+        Offset::new(self.checkpointed.load(Ordering::Acquire))
+    }
+
+    /// Records between what is committed and what is applied.
+    #[must_use]
+    pub fn lag_records(&self) -> u64 {
+        self.applied.get().records_until(self.partition.committed().get())
+    }
+
+    /// How far behind in time: the age of the newest applied record while there is lag, 0 without.
+    #[must_use]
+    pub fn lag_seconds(&self) -> f64 {
+        let last = *self.last_applied_timestamp.lock().expect("no code panics inside");
+        match last {
+            Some(last) if self.lag_records() > 0 => {
+                let millis = clock::now().value().saturating_sub(last.value()).max(0);
+                Duration::from_millis(millis.unsigned_abs()).as_secs_f64()
+            }
+            _ => 0.0,
+        }
+    }
+
+    /// Records applied since it was attached, and for how long it has run: the rate of a rebuild.
+    #[must_use]
+    pub fn progress(&self) -> (u64, Duration) {
+        (self.applied_records.load(Ordering::Relaxed), self.started.elapsed())
+    }
+
+    /// Whether it advances.
+    #[must_use]
+    pub fn state(&self) -> TaskState {
+        self.state.lock().expect("no code panics inside").clone()
+    }
+
+    /// Records left out, and the newest of them.
+    #[must_use]
+    pub fn dead_letters(&self) -> (u64, Vec<DeadLetter>) {
+        self.dead.lock().expect("no code panics inside").clone()
+    }
+
+    /// Waits until readers see everything below `end`.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] at `deadline`, [`Error::ViewStopped`].
+    pub async fn visible_to(&self, end: Offset, deadline: Instant) -> Result<()> {
+        let started = clock::monotonic();
+        self.wanted.fetch_max(end.value(), Ordering::AcqRel);
+        while self.visible.get() < end {
+            self.schedule();
+            if let TaskState::Stopped(reason) = self.state() {
+                return Err(Error::ViewStopped { reason });
+            }
+            if self.detached.load(Ordering::Acquire) {
+                return Err(Error::ViewStopped { reason: format!("{} was dropped or rebuilt meanwhile", self.name) });
+            }
+            // Woken by progress, by a fault and by detaching; the short wait covers the gap between check and wait.
+            let soon = deadline.min(clock::monotonic() + TICK);
+            if !self.visible.reached(end, soon).await && clock::monotonic() >= deadline {
+                let what = format!("applying offset {} to {}", end, self.name);
+                return Err(Error::Timeout { what, waited_ms: started.elapsed().as_millis() });
+            }
+        }
+        Ok(())
+    }
+
+    fn work(&self) -> MutexGuard<'_, Option<Work>> {
+        self.work.lock().expect("a materializer that panicked is not used again")
+    }
+
+    /// Queues the task, unless it is queued already; a running one runs again.
+    fn schedule(&self) {
+        let next = |now| match now {
+            IDLE => Some(QUEUED),
+            RUNNING => Some(RUNNING_AGAIN),
+            _ => None,
+        };
+        let before = self.schedule.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+        if before == Ok(IDLE)
+            && let (Some(driver), Some(this)) = (self.driver.upgrade(), self.this.upgrade())
+        {
+            driver.push(this);
+        }
+    }
+
+    fn is_due(&self, options: &DriverOptions) -> bool {
+        if self.applied.get() < self.partition.committed().get() {
+            return true;
+        }
+        let Ok(guard) = self.work.try_lock() else { return false };
+        guard.as_ref().is_some_and(|work| self.refresh_due(work, options) || self.checkpoint_due(work, options))
+    }
+
+    fn refresh_due(&self, work: &Work, options: &DriverOptions) -> bool {
+        work.unseen_since.is_some_and(|since| since.elapsed() >= options.refresh)
+            || self.visible.get().value() < self.wanted.load(Ordering::Acquire).min(self.applied.get().value())
+    }
+
+    fn checkpoint_due(&self, work: &Work, options: &DriverOptions) -> bool {
+        let aged = work.checkpointed < self.applied.get() && work.last_checkpoint.elapsed() >= options.checkpoint_interval;
+        aged || work.materializer.unsaved_bytes() >= options.unsaved_bytes_max
+    }
+
+    /// One slice of work; `true` when there is more to do at once.
+    fn run(&self, options: &DriverOptions) -> bool {
+        let mut guard = self.work();
+        let Some(work) = guard.as_mut() else { return false };
+        if self.state() != TaskState::Running {
+            return false;
+        }
+        match self.run_slice(work, options) {
+            Ok(more) => more,
+            Err(error) => {
+                tracing::error!(view = self.name, %error, "the view stopped; the log goes on");
+                *self.state.lock().expect("no code panics inside") = TaskState::Stopped(error.to_string());
+                self.visible.wake();
+                false
+            }
+        }
+    }
+
+    fn run_slice(&self, work: &mut Work, options: &DriverOptions) -> Result<bool, ViewError> {
+        let started = clock::monotonic();
+        if work.not_before.is_some_and(|at| at > started) {
+            return Ok(false);
+        }
+        let mut more = true;
+        while more && started.elapsed() < SLICE && !self.detached.load(Ordering::Acquire) {
+            more = self.step(work)?;
+            if self.checkpoint_due(work, options) {
+                self.checkpoint(work)?;
+            }
+            if self.refresh_due(work, options) {
+                work.materializer.make_visible()?;
+            }
+            self.publish(work);
+            let (records, ran) = self.progress();
+            let earliest = records.checked_div(self.options.records_per_second_max).map_or(ran, Duration::from_secs);
+            if earliest > ran {
+                work.not_before = Some(clock::monotonic() + (earliest - ran).min(Duration::from_secs(1)));
+                return Ok(false);
+            }
+        }
+        Ok(more)
+    }
+
+    /// Applies what one read gives; `false` at the committed end.
+    fn step(&self, work: &mut Work) -> Result<bool, ViewError> {
+        let frames = self.partition.read(work.materializer.next_offset(), STEP_BYTES)?;
+        for frame in &frames {
+            self.apply(work, frame)?;
+        }
+        Ok(!frames.is_empty())
+    }
+
+    fn apply(&self, work: &mut Work, frame: &Frame) -> Result<(), ViewError> {
+        let before = work.materializer.next_offset();
+        if frame.header.kind == FrameKind::Batch {
+            match Batch::open(&frame.body) {
+                Ok(batch) => work.materializer.apply(&batch, &mut work.rejects)?,
+                // The frame is whole but its records don't unpack: data, as far as the view is concerned.
+                Err(error) => {
+                    work.rejects.push(frame.header.base_offset, error.to_string());
+                    work.materializer.skip_to(frame.end_offset())?;
+                }
+            }
+            *self.last_applied_timestamp.lock().expect("no code panics inside") = Some(frame.header.max_timestamp);
+        } else {
+            work.materializer.skip_to(frame.end_offset())?;
+        }
+        let after = work.materializer.next_offset();
+        assert_eq!(after, frame.end_offset(), "a materializer advances by exactly the frame it was given");
+        self.applied_records.fetch_add(before.records_until(after), Ordering::Relaxed);
+        if !work.rejects.is_empty() {
+            work.dead_letters.add(work.rejects.take())?;
+            *self.dead.lock().expect("no code panics inside") = (work.dead_letters.count(), work.dead_letters.recent());
+        }
+        Ok(())
+    }
+
+    fn publish(&self, work: &mut Work) {
+        let (applied, visible) = (work.materializer.next_offset(), work.materializer.visible());
+        work.unseen_since = match visible < applied {
+            true => work.unseen_since.or_else(|| Some(clock::monotonic())),
+            false => None,
+        };
+        self.applied.advance(applied);
+        self.visible.advance(visible);
+    }
+
+    fn checkpoint(&self, work: &mut Work) -> Result<(), ViewError> {
+        let (next, flushed) = (work.materializer.next_offset(), self.partition.flushed());
+        assert!(next <= flushed, "a checkpoint at {next} would run ahead of what is flushed, {flushed}");
+        work.dead_letters.sync()?;
+        work.checkpointed = work.materializer.checkpoint()?;
+        work.last_checkpoint = clock::monotonic();
+        self.checkpointed.store(work.checkpointed.value(), Ordering::Release);
+        Ok(())
+    }
+}

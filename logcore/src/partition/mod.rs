@@ -1,0 +1,378 @@
+//! One totally ordered part of a stream: appended to by its [`owner`], read by anyone.
+//!
+//! [`Partition`] is the handle that doors, materializers and tests hold. It queues proposals for the owner thread and reads
+//! committed frames, from RAM where they still are, from the segment files otherwise.
+//!
+//! # Invariants
+//! `log_start <= committed <= flushed <= appended`; readers see nothing at or above `committed`.
+
+pub mod admission;
+pub(crate) mod commit;
+pub(crate) mod open;
+pub(crate) mod owner;
+mod reader;
+pub mod watermark;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, RwLock, Weak};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::error::{Error, Result};
+use crate::frame::batch::{BatchBuilder, Compression, Summary};
+use crate::io::DiskIo;
+use crate::partition::watermark::Watermark;
+use crate::ram::arena::Arena;
+use crate::ram::tail::Tail;
+use crate::segment::active::Active;
+use crate::segment::{Segment, SegmentEnd};
+use crate::types::{Offset, PartitionRef, RaftIndex, Term};
+
+pub use admission::Conditions;
+use owner::{BATCH_BYTES_MAX, DurablePlace, Message};
+
+/// How a partition is kept.
+#[derive(Clone, Debug)]
+pub struct PartitionOptions {
+    /// Length of a segment file.
+    pub segment_bytes: u64,
+    /// Durable chunks that may stay in RAM behind the one being filled.
+    pub tail_chunks_max: usize,
+}
+
+impl Default for PartitionOptions {
+    fn default() -> Self {
+        Self { segment_bytes: 64 << 20, tail_chunks_max: 8 }
+    }
+}
+
+/// A batch on its way into the log.
+#[derive(Debug)]
+pub struct Proposal {
+    pub(crate) batch: Vec<u8>,
+    pub(crate) summary: Summary,
+    pub(crate) conditions: Option<Conditions>,
+}
+
+impl Proposal {
+    /// Takes a whole Kafka v2 record batch.
+    ///
+    /// # Errors
+    /// [`Error::InvalidBatch`] when it is not one, [`Error::BatchTooLarge`] when no frame holds it.
+    pub fn new(batch: Vec<u8>) -> Result<Self> {
+        if batch.len() > BATCH_BYTES_MAX {
+            return Err(Error::BatchTooLarge { bytes: batch.len(), max: BATCH_BYTES_MAX });
+        }
+        let summary = Summary::check(&batch)?;
+        Ok(Self { batch, summary, conditions: None })
+    }
+
+    /// Takes the records of a builder, which must not be empty.
+    ///
+    /// # Errors
+    /// [`Error::BatchTooLarge`].
+    pub fn from_records(records: BatchBuilder, compression: Compression) -> Result<Self> {
+        Self::new(records.finish(compression))
+    }
+
+    /// Lets the batch in only if the keys it touches did not change since the state it was computed from.
+    #[must_use]
+    pub fn when(mut self, conditions: Conditions) -> Self {
+        self.conditions = Some(conditions);
+        self
+    }
+}
+
+/// Where a batch landed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// The offset of its first record.
+    pub base_offset: Offset,
+    /// Its records.
+    pub count: u32,
+}
+
+impl Appended {
+    /// The offset of its last record.
+    #[must_use]
+    pub fn last_offset(&self) -> Offset {
+        self.base_offset.advance(u64::from(self.count.saturating_sub(1)))
+    }
+
+    /// The offset after its last record.
+    #[must_use]
+    pub fn end_offset(&self) -> Offset {
+        self.base_offset.advance(u64::from(self.count))
+    }
+}
+
+/// A proposal that was queued: resolves when it is committed or refused.
+pub struct Ticket {
+    partition: PartitionRef,
+    reply: oneshot::Receiver<Result<Appended>>,
+}
+
+impl Ticket {
+    /// Waits until the batch is committed.
+    ///
+    /// # Errors
+    /// Why it was refused, or that the partition closed.
+    pub async fn committed(self) -> Result<Appended> {
+        self.reply.await.unwrap_or(Err(Error::Closed { partition: self.partition }))
+    }
+
+    /// As [`Self::committed`], for threads outside a runtime.
+    ///
+    /// # Errors
+    /// As [`Self::committed`].
+    pub fn wait(self) -> Result<Appended> {
+        self.reply.blocking_recv().unwrap_or(Err(Error::Closed { partition: self.partition }))
+    }
+}
+
+/// What an orderly stop knows about a partition, so that the next start need not scan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CleanState {
+    /// Which partition.
+    pub partition: PartitionRef,
+    /// The base offset of its newest segment.
+    pub segment: Offset,
+    /// Where that segment's content ends.
+    pub position: u64,
+    /// The offset after the last record.
+    pub end_offset: Offset,
+    /// The last entry, durable like all before it.
+    pub raft_index: RaftIndex,
+}
+
+/// Whether a partition takes writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Reads and writes.
+    Healthy,
+    /// A write failed; reads only, until a restart verifies the files again.
+    Poisoned(String),
+    /// Records that were acknowledged can't be read back; reads of the rest only.
+    Corrupt(String),
+}
+
+/// Told, without blocking, when a partition's committed offset moved.
+pub trait CommitListener: Send + Sync {
+    /// Something new is committed.
+    fn committed(&self);
+}
+
+/// What the owner and the readers of a partition share.
+pub(crate) struct Shared {
+    pub id: PartitionRef,
+    pub dir: PathBuf,
+    pub io: Arc<dyn DiskIo>,
+    pub arena: Arc<Arena>,
+    pub options: PartitionOptions,
+    pub reserve_bytes: u64,
+    pub segments: RwLock<Vec<Arc<Segment>>>,
+    pub tail: Arc<RwLock<Tail>>,
+    pub appended: Watermark,
+    pub flushed: Watermark,
+    pub committed: Watermark,
+    health: RwLock<Health>,
+    durable_place: Mutex<DurablePlace>,
+    listeners: Mutex<Vec<Weak<dyn CommitListener>>>,
+}
+
+impl Shared {
+    pub fn write_error(&self) -> Option<Error> {
+        match &*self.health.read().expect("no code panics inside") {
+            Health::Healthy => None,
+            Health::Poisoned(reason) | Health::Corrupt(reason) => {
+                Some(Error::Poisoned { partition: self.id, reason: reason.clone() })
+            }
+        }
+    }
+
+    pub fn set_health(&self, health: Health) {
+        *self.health.write().expect("no code panics inside") = health;
+    }
+
+    pub fn durable_place(&self) -> DurablePlace {
+        *self.durable_place.lock().expect("no code panics inside")
+    }
+
+    pub fn set_durable_place(&self, place: DurablePlace) {
+        *self.durable_place.lock().expect("no code panics inside") = place;
+    }
+
+    pub fn committed(&self, to: Offset) {
+        self.committed.advance(to);
+        self.listeners
+            .lock()
+            .expect("no code panics inside")
+            .retain(|listener| listener.upgrade().inspect(|listener| listener.committed()).is_some());
+    }
+
+    pub fn spare_path(&self) -> PathBuf {
+        self.dir.join("next.tmp")
+    }
+
+    pub fn check_space(&self) -> Result<()> {
+        let free_bytes = self.io.free_bytes(&self.dir)?;
+        let reserve_bytes = self.reserve_bytes.saturating_add(self.options.segment_bytes);
+        if free_bytes < reserve_bytes {
+            return Err(Error::NoSpace { path: self.dir.clone(), free_bytes, reserve_bytes });
+        }
+        Ok(())
+    }
+
+    pub fn active(&self, segment: Arc<Segment>, end: SegmentEnd, term: Term) -> Active {
+        Active::new(segment, self.options.segment_bytes, Arc::clone(&self.arena), Arc::clone(&self.tail), end, term)
+    }
+}
+
+/// The queue of an owner thread, shared by its partitions.
+#[derive(Clone)]
+pub(crate) struct Mailbox {
+    pub queue: Sender<Message>,
+    /// One permit per [`PERMIT_BYTES`] of queued batches: the bound of the queue.
+    pub permits: Arc<Semaphore>,
+}
+
+/// What one permit of the queue stands for.
+pub(crate) const PERMIT_BYTES: usize = 1 << 10;
+
+/// A point-in-time picture of a partition, for people and dashboards.
+#[derive(Clone, Debug, Serialize)]
+pub struct PartitionStatus {
+    /// First offset that is kept.
+    pub log_start: Offset,
+    /// Exclusive: readers see everything below.
+    pub committed: Offset,
+    /// Exclusive: durable here.
+    pub flushed: Offset,
+    /// Exclusive: offsets given out.
+    pub appended: Offset,
+    /// Segment files.
+    pub segments: usize,
+    /// Bytes of records and frames on disk, without what is preallocated.
+    pub bytes: u64,
+    /// Chunks in RAM.
+    pub ram_chunks: usize,
+    /// Their bytes.
+    pub ram_bytes: u64,
+    /// Why it takes no writes, if so.
+    pub read_only: Option<String>,
+}
+
+/// A handle on a partition. See the module docs.
+pub struct Partition {
+    shared: Arc<Shared>,
+    mailbox: Mailbox,
+    slot: u64,
+}
+
+impl Partition {
+    /// Which one it is.
+    #[must_use]
+    pub fn id(&self) -> PartitionRef {
+        self.shared.id
+    }
+
+    /// Queues a batch; waits for room in the queue until `deadline`.
+    ///
+    /// # Errors
+    /// [`Error::Throttled`] when the queue stays full, [`Error::Closed`].
+    pub async fn append(&self, proposal: Proposal, deadline: Instant) -> Result<Ticket> {
+        let started = crate::sys::clock::monotonic();
+        let permits = Arc::clone(&self.mailbox.permits).acquire_many_owned(permits_for(&proposal));
+        match tokio::time::timeout_at(deadline.into(), permits).await {
+            Ok(permit) => self.enqueue(proposal, permit.map_err(|_| Error::Closed { partition: self.id() })?),
+            Err(_) => Err(Error::Throttled { partition: self.id(), waited_ms: started.elapsed().as_millis() }),
+        }
+    }
+
+    /// Queues a batch if there is room right now.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn try_append(&self, proposal: Proposal) -> Result<Ticket> {
+        match Arc::clone(&self.mailbox.permits).try_acquire_many_owned(permits_for(&proposal)) {
+            Ok(permit) => self.enqueue(proposal, permit),
+            Err(_) => Err(Error::Throttled { partition: self.id(), waited_ms: 0 }),
+        }
+    }
+
+    fn enqueue(&self, proposal: Proposal, permit: OwnedSemaphorePermit) -> Result<Ticket> {
+        let (reply, answer) = oneshot::channel();
+        let message = Message::Append { slot: self.slot, proposal, reply, permit };
+        // The queue has a place for every permit, so this does not block.
+        self.mailbox.queue.send(message).map_err(|_| Error::Closed { partition: self.id() })?;
+        Ok(Ticket { partition: self.id(), reply: answer })
+    }
+
+    /// The first offset that is kept.
+    #[must_use]
+    pub fn log_start(&self) -> Offset {
+        self.shared.segments.read().expect("no code panics inside").first().map_or(Offset::ZERO, |first| first.base_offset)
+    }
+
+    /// How far it is committed, exclusive; wait on it for new records.
+    #[must_use]
+    pub fn committed(&self) -> &Watermark {
+        &self.shared.committed
+    }
+
+    /// How far it is durable here, exclusive.
+    #[must_use]
+    pub fn flushed(&self) -> Offset {
+        self.shared.flushed.get()
+    }
+
+    /// Whether it takes writes.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.shared.health.read().expect("no code panics inside").clone()
+    }
+
+    /// Lets `listener` hear of commits for as long as it lives.
+    pub fn listen(&self, listener: Weak<dyn CommitListener>) {
+        self.shared.listeners.lock().expect("no code panics inside").push(listener);
+    }
+
+    /// A picture of its state.
+    #[must_use]
+    pub fn status(&self) -> PartitionStatus {
+        let (ram_chunks, ram_bytes) = {
+            let tail = self.shared.tail.read().expect("no code panics inside");
+            (tail.len(), tail.len_bytes())
+        };
+        let segments: Vec<Arc<Segment>> = self.shared.segments.read().expect("no code panics inside").clone();
+        let bytes = segments.iter().map(|segment| segment.with_meta(|meta| meta.end.position).unwrap_or(0)).sum();
+        PartitionStatus {
+            log_start: self.log_start(),
+            committed: self.shared.committed.get(),
+            flushed: self.shared.flushed.get(),
+            appended: self.shared.appended.get(),
+            segments: segments.len(),
+            bytes,
+            ram_chunks,
+            ram_bytes,
+            read_only: self.shared.write_error().map(|error| error.to_string()),
+        }
+    }
+
+    /// Writes out what is queued and lets go of the partition; `None` when the next start must verify it.
+    pub(crate) fn close(&self) -> Option<CleanState> {
+        let (reply, answer) = oneshot::channel();
+        self.mailbox.queue.send(Message::Detach(self.slot, reply)).ok()?;
+        answer.blocking_recv().ok().flatten()
+    }
+}
+
+fn permits_for(proposal: &Proposal) -> u32 {
+    u32::try_from(proposal.batch.len().div_ceil(PERMIT_BYTES)).expect("a batch is smaller than a frame")
+}
+
+/// How long a caller waits for room when it has no deadline of its own.
+pub const APPEND_TIMEOUT: Duration = Duration::from_secs(10);

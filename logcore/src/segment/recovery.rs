@@ -1,0 +1,241 @@
+//! Reads frames out of bytes, and a whole segment file front to back after an unclean stop.
+//!
+//! [`take_frame`] is the one place where stored bytes become a [`Frame`]; every read verifies header and body there.
+//! [`scan`] is the torn-or-corrupt rule: a bad frame at or below W, the highest index any whole flush frame calls durable, is
+//! corruption and stays; above W the log ended there and the rest is a torn write that nobody was promised.
+
+use bytes::Bytes;
+
+use super::index::{SegmentEnd, SparseIndex};
+use crate::error::Result;
+use crate::frame::header::MAGIC;
+use crate::frame::{Frame, FrameHeader, FrameKind, HEADER_BYTES};
+use crate::io::DiskFile;
+use crate::types::{Offset, RaftIndex, Term, index};
+
+/// Read from the disk at once.
+pub(crate) const READ_BYTES: usize = 256 << 10;
+
+/// What stands at a place in a segment.
+pub(crate) enum Found {
+    /// A whole frame, with its header's CRC.
+    Frame(Frame, u32),
+    /// Zeros: nothing was written here.
+    Nothing,
+    /// A frame may stand here, this many bytes are needed to tell.
+    NeedsBytes(usize),
+    /// Something else.
+    Bad(&'static str),
+}
+
+/// Whether bytes are checked again before they are used.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verify {
+    /// Header and body: everything that comes from a disk.
+    All,
+    /// The header only: bytes in RAM that this process framed itself.
+    Header,
+}
+
+/// Looks at the start of `bytes`.
+pub(crate) fn take_frame(bytes: &Bytes, verify: Verify) -> Found {
+    if bytes.len() < HEADER_BYTES {
+        return Found::NeedsBytes(HEADER_BYTES);
+    }
+    if bytes[..HEADER_BYTES].iter().all(|byte| *byte == 0) {
+        return Found::Nothing;
+    }
+    let (header, crc) = match FrameHeader::decode(bytes) {
+        Ok(decoded) => decoded,
+        Err(why) => return Found::Bad(why),
+    };
+    if bytes.len() < header.frame_bytes as usize {
+        return Found::NeedsBytes(header.frame_bytes as usize);
+    }
+    let body = bytes.slice(HEADER_BYTES..HEADER_BYTES + header.body_bytes as usize);
+    if verify == Verify::All && crc32c::crc32c(&body) != header.body_crc {
+        return Found::Bad("the body's checksum does not match");
+    }
+    Found::Frame(Frame { header, body }, crc)
+}
+
+/// The body of a flush frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FlushBody {
+    /// W: the highest index known durable when the frame was built.
+    pub durable: RaftIndex,
+    /// No offset from here on was given out.
+    pub ceiling: Offset,
+    /// Where the frame itself stands, so that the image of another segment inside a record is not taken for a flush.
+    pub position: u64,
+}
+
+/// Bytes of a [`FlushBody`].
+pub(crate) const FLUSH_BODY_BYTES: usize = 24;
+
+impl FlushBody {
+    pub(crate) fn encode(self) -> [u8; FLUSH_BODY_BYTES] {
+        let mut raw = [0; FLUSH_BODY_BYTES];
+        raw[0..8].copy_from_slice(&self.durable.value().to_le_bytes());
+        raw[8..16].copy_from_slice(&self.ceiling.value().to_le_bytes());
+        raw[16..24].copy_from_slice(&self.position.to_le_bytes());
+        raw
+    }
+
+    pub(crate) fn decode(raw: &[u8]) -> Option<Self> {
+        let u64_at = |at: usize| raw.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
+        Some(Self { durable: RaftIndex::new(u64_at(0)?), ceiling: Offset::new(u64_at(8)?), position: u64_at(16)? })
+    }
+}
+
+/// A hole in what a segment should hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Damage {
+    /// Where it begins.
+    pub position: u64,
+    /// The offset that should stand there.
+    pub offset: Offset,
+    /// What was found.
+    pub reason: &'static str,
+}
+
+/// What a segment file holds.
+#[derive(Debug)]
+pub(crate) struct Scan {
+    /// Where its content ends.
+    pub end: SegmentEnd,
+    /// The index, rebuilt.
+    pub index: SparseIndex,
+    /// A seal frame ends it.
+    pub sealed: bool,
+    /// Holes at or below W. The rest of the file was read on behind each.
+    pub corrupt: Vec<Damage>,
+    /// Bytes above W that are not frames: a write that was torn.
+    pub torn: Option<Damage>,
+}
+
+struct Scanner<'a> {
+    file: &'a dyn DiskFile,
+    len: u64,
+    window_at: u64,
+    window: Bytes,
+}
+
+impl Scanner<'_> {
+    /// At least `bytes` from `at` on, or what the file has.
+    fn window(&mut self, at: u64, bytes: usize) -> Result<Bytes> {
+        let have = self.window_at + self.window.len() as u64;
+        let want = (at + bytes as u64).min(self.len);
+        if at < self.window_at || want > have {
+            self.window = self.file.read(at, vec![0; bytes.max(READ_BYTES)])?.into();
+            self.window_at = at;
+        }
+        Ok(self.window.slice(index(at - self.window_at)..))
+    }
+
+    fn look(&mut self, at: u64) -> Result<Found> {
+        let found = take_frame(&self.window(at, HEADER_BYTES)?, Verify::All);
+        let Found::NeedsBytes(bytes) = found else { return Ok(found) };
+        if at + bytes as u64 > self.len {
+            return Ok(Found::Bad("the frame reaches over the end of the file"));
+        }
+        Ok(take_frame(&self.window(at, bytes)?, Verify::All))
+    }
+
+    /// The next place at or after `from` where a frame of `wanted` kinds stands whole.
+    fn seek(&mut self, from: u64, wanted: impl Fn(u64, &Frame) -> bool) -> Result<Option<u64>> {
+        let mut at = from.next_multiple_of(8);
+        while at + HEADER_BYTES as u64 <= self.len {
+            let window = self.window(at, HEADER_BYTES)?;
+            let candidate = window.chunks_exact(8).position(|eight| eight[..4] == MAGIC.to_le_bytes());
+            match candidate {
+                None => at += (window.len() / 8 * 8) as u64,
+                Some(skip) => {
+                    at += skip as u64 * 8;
+                    if let Found::Frame(frame, _) = self.look(at)?
+                        && wanted(at, &frame)
+                    {
+                        return Ok(Some(at));
+                    }
+                    at += 8;
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Reads a segment from its start. `before` says what the log held in front of it; without it the first entry is taken as
+/// it stands.
+///
+/// # Errors
+/// When the disk does not give the bytes back; what the bytes say is in the [`Scan`].
+pub(crate) fn scan(file: &dyn DiskFile, base_offset: Offset, before: Option<SegmentEnd>) -> Result<Scan> {
+    let mut scanner = Scanner { file, len: file.len_bytes()?, window_at: 0, window: Bytes::new() };
+    let mut scan = Scan {
+        end: SegmentEnd { position: 0, ..before.unwrap_or_else(|| SegmentEnd::empty(base_offset)) }.without_timestamps(),
+        index: SparseIndex::default(),
+        sealed: false,
+        corrupt: Vec::new(),
+        torn: None,
+    };
+    // After damage the chain can't be followed across the hole; it is picked up at the next whole entry.
+    let mut resumed = before.is_none();
+    while !scan.sealed && scan.end.position + HEADER_BYTES as u64 <= scanner.len {
+        let at = scan.end.position;
+        let found = match scanner.look(at)? {
+            Found::Frame(frame, crc) => match follow(&mut scan, &frame, crc, resumed) {
+                Ok(()) => {
+                    resumed = resumed && !frame.header.kind.is_entry();
+                    continue;
+                }
+                Err(reason) => Some(reason),
+            },
+            Found::Nothing => None,
+            Found::Bad(reason) => Some(reason),
+            Found::NeedsBytes(_) => Some("the frame is cut off"),
+        };
+        let last = scan.end.raft_index;
+        let promised = scanner.seek(at, |at, frame| {
+            frame.header.kind == FrameKind::Flush
+                && FlushBody::decode(&frame.body).is_some_and(|body| body.position == at && body.durable > last)
+        })?;
+        let damage = Damage { position: at, offset: scan.end.offset, reason: found.unwrap_or("zeros stand where a frame was") };
+        if promised.is_none() {
+            let nonzero = found.is_some() || scanner.seek(at, |_, _| true)?.is_some();
+            scan.torn = nonzero.then_some(damage);
+            break;
+        }
+        scan.corrupt.push(damage);
+        let resume = scanner.seek(at + 8, |_, frame| frame.header.kind.is_entry() && frame.header.raft_index > last)?;
+        let Some(resume) = resume else { break };
+        scan.end.position = resume;
+        resumed = true;
+    }
+    Ok(scan)
+}
+
+/// Takes a frame into the scan, if it may stand where the scan is.
+fn follow(scan: &mut Scan, frame: &Frame, crc: u32, resumed: bool) -> Result<(), &'static str> {
+    let (end, header) = (&mut scan.end, &frame.header);
+    if header.kind.is_entry() {
+        let linked = header.raft_index == end.raft_index.next()
+            && header.base_offset == end.offset
+            && header.previous_crc == end.entry_crc;
+        if !linked && !resumed {
+            return Err("the frame does not follow the one before it");
+        }
+        scan.index.note(header.base_offset, end.position, end.max_timestamp, resumed);
+        end.offset = header.end_offset();
+        end.raft_index = header.raft_index;
+        end.entry_crc = crc;
+        end.term = Term::new(end.term.value().max(header.term.value()));
+        if header.offset_span > 0 {
+            end.max_timestamp = end.max_timestamp.max(header.max_timestamp);
+        }
+    } else {
+        scan.sealed = header.kind == FrameKind::Seal;
+    }
+    end.position += u64::from(header.frame_bytes);
+    Ok(())
+}
