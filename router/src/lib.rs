@@ -1,1 +1,43 @@
-//! placeholder
+//! One database over one log: the catalog, SQL, the cut of every query, and the facade that programs embed.
+//!
+//! # The way of a query
+//! [`Database::sql`] → [`sql`] (parse, rewrite) → [`cut`] (one offset per partition) → [`provider`] → DataFusion → the stores.
+//!
+//! # The way of a write
+//! [`Database::append`] → one batch per partition → the log; or [`dml`]: a SELECT at a cut → mutations with the keys they touch
+//! → the owner of `_tables` → the table's view.
+//!
+//! # Invariants
+//! - Every answer names the positions it saw or wrote; every read may wait for one.
+//! - All reads of a statement see the same offset of each partition.
+//! - The catalog is a view: nothing is defined that `_catalog` does not say.
+
+#![forbid(unsafe_code)]
+
+pub mod answer;
+pub mod append;
+pub mod catalog;
+pub mod cut;
+pub mod database;
+pub mod define;
+pub mod dml;
+pub mod error;
+pub mod functions;
+pub mod partitioner;
+pub mod position;
+pub mod provider;
+pub mod query;
+pub mod render;
+pub mod session;
+pub mod show;
+pub mod sql;
+pub mod view;
+
+pub use answer::{
+    AppendRecord, DeadLetterInfo, PartitionInfo, ReadFrom, ReadLimits, ReadPage, RebuildInfo, Rows, SqlAnswer, SqlRequest,
+    StoredRecord, StreamInfo, ViewInfo, ViewPartitionInfo,
+};
+pub use database::{Database, DatabaseOptions, Limits};
+pub use datafusion::{arrow, parquet};
+pub use error::{Error, Result, sqlstate};
+pub use position::Cut;

@@ -1,1 +1,34 @@
-//! placeholder
+//! Row tables: rows by primary key, every version by offset, kept in one LSM tree per view, generation and partition.
+//!
+//! The router projects records into [`RowChange`]s (or SQL writes them as mutations, [`mutation`]); the materializer applies them;
+//! readers get rows or Arrow batches at any offset. This crate knows nothing of SQL.
+//!
+//! # The way of a change
+//! `materialize::driver` → [`RowMaterializer`] → [`lsm`] (sequence number = offset) → [`RowTable`] reads at a cut.
+//!
+//! # Invariants
+//! - A table read at offset S holds exactly the rows that the records below S left.
+//! - The checkpoint is a key of the tree, written before each flush: data and offset become durable in one step.
+//!
+//! # Not done
+//! Secondary indexes, constraints beyond the primary key and NOT NULL, and the removal of old versions: every version is kept,
+//! so `AS OF` reaches back to the first record.
+
+#![forbid(unsafe_code)]
+
+pub mod error;
+pub mod key;
+pub mod lsm;
+pub mod materializer;
+pub mod mutation;
+pub mod scan;
+pub mod schema;
+pub mod table;
+pub mod value;
+
+pub use error::{Error, Result};
+pub use materializer::{RowChange, RowMaterializer, RowProjection};
+pub use scan::ScanRequest;
+pub use schema::{Column, ColumnType, TableSchema};
+pub use table::{RowOptions, RowTable};
+pub use value::Value;

@@ -420,7 +420,9 @@ impl Task {
         if self.state() != TaskState::Running {
             return false;
         }
-        match self.run_slice(work, options) {
+        // A store may panic on damaged files of its own; that must not take the other views' worker with it.
+        let slice = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.run_slice(work, options)));
+        match slice.unwrap_or_else(|_| Err("its store panicked: see the server's log".into())) {
             Ok(more) => more,
             Err(error) => {
                 tracing::error!(view = self.name, %error, "the view stopped; the log goes on");

@@ -1,0 +1,302 @@
+//! Builds the document table from the log: the writing side of one index.
+//!
+//! The driver of [`logcore::materialize`] calls it with committed batches; the projection turns records into documents, and a
+//! checkpoint commits them together with the offset they reach.
+//!
+//! # Invariants
+//! - Batches are fed whole and from one thread, a delete by id before each document, so that the last version of an id wins.
+//! - A commit lies between batches. Its payload is `next_offset`, in the same atomic write as the segments it covers.
+//! - After a failed write nothing more is written: tantivy's state is then unknown. Reopening resumes from the last commit.
+//!
+//! # Concurrency
+//! tantivy's queue is bounded by count only, so documents carry a claim on `InFlight` that ends when the indexing thread takes
+//! them; the feeder waits for room. More segments than the options allow make a checkpoint wait for merges.
+//!
+//! # Crash safety
+//! tantivy renames `meta.json` without syncing the folder afterwards; the commit here does that before it counts as durable.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use logcore::materialize::{Materializer, Projection, Rejects, ViewError};
+use logcore::{Batch, Offset};
+use tantivy::indexer::LogMergePolicy;
+use tantivy::{Directory, Document, Index, IndexReader, IndexWriter, ReloadPolicy, TantivyDocument};
+
+use crate::error::Error;
+use crate::index::{Checkpoint, Fields, writing};
+use crate::mapping::ID_BYTES_MAX;
+use crate::table::{DocumentOptions, Shared};
+
+/// The share of deleted documents at which a segment is rewritten.
+const DELETED_RATIO_MAX: f32 = 0.25;
+/// A queue that does not move for so long belongs to an indexing thread that died.
+const QUEUE_STALL: Duration = Duration::from_mins(2);
+/// What a document costs in the queue besides its text.
+const DOCUMENT_OVERHEAD_BYTES: usize = 256;
+
+/// One version of a document, as a record of the log gives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceDocument {
+    /// The record it comes from.
+    pub offset: Offset,
+    /// What it replaces.
+    pub id: String,
+    /// The JSON object, kept byte for byte; `None` deletes the document.
+    pub json: Option<Vec<u8>>,
+}
+
+/// Turns records into documents; written by the catalog's owner.
+pub type DocumentProjection = Box<dyn Projection<Vec<SourceDocument>>>;
+
+/// The writing side of one document table of one partition.
+pub struct DocumentMaterializer {
+    shared: Arc<Shared>,
+    dir: PathBuf,
+    options: DocumentOptions,
+    projection: DocumentProjection,
+    /// `None` after a failure.
+    writer: Option<IndexWriter<QueuedDocument>>,
+    reader: IndexReader,
+    in_flight: Arc<InFlight>,
+    next_offset: Offset,
+    committed: Offset,
+    unsaved_bytes: u64,
+    failure: String,
+}
+
+impl DocumentMaterializer {
+    pub(crate) fn open(
+        shared: Arc<Shared>,
+        reader: IndexReader,
+        dir: &Path,
+        projection: DocumentProjection,
+        options: DocumentOptions,
+        next_offset: Offset,
+    ) -> Result<Self, Error> {
+        let writer = open_writer(&shared.index, dir, &options)?;
+        Ok(Self {
+            shared,
+            dir: dir.to_owned(),
+            options,
+            projection,
+            writer: Some(writer),
+            reader,
+            in_flight: Arc::default(),
+            next_offset,
+            committed: next_offset,
+            unsaved_bytes: 0,
+            failure: String::new(),
+        })
+    }
+
+    /// Runs a write; its failure is the last thing that happens to this writer.
+    fn write<T>(&mut self, step: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, ViewError> {
+        if self.writer.is_none() {
+            return Err(Error::Stopped { path: self.dir.clone(), reason: self.failure.clone() }.into());
+        }
+        step(self).map_err(|error| {
+            self.failure = error.to_string();
+            self.writer = None;
+            error.into()
+        })
+    }
+
+    fn writer(&mut self) -> &mut IndexWriter<QueuedDocument> {
+        self.writer.as_mut().expect("`write` checked that there is a writer")
+    }
+
+    fn feed(&mut self, documents: &[SourceDocument], rejects: &mut Rejects) -> Result<(), Error> {
+        let mut later = HashSet::new();
+        let mut refused = Vec::new();
+        for document in documents.iter().rev() {
+            // Of several versions in one batch only the last good one needs indexing.
+            let parsed = match check(document) {
+                Ok(parsed) => parsed,
+                Err(reason) => {
+                    refused.push((document.offset, reason));
+                    continue;
+                }
+            };
+            if !later.insert(document.id.as_str()) {
+                continue;
+            }
+            let id_term = self.shared.fields.id_term(&document.id);
+            self.writer().delete_term(id_term);
+            let mut fed_bytes = document.id.len() + DOCUMENT_OVERHEAD_BYTES;
+            if let (Some(json), Some(value)) = (&document.json, parsed) {
+                fed_bytes += json.len();
+                let claim = InFlight::claim(&self.in_flight, fed_bytes, self.options.queue_bytes).ok_or_else(|| {
+                    Error::Stopped { path: self.dir.clone(), reason: "its indexing thread stands still".to_owned() }
+                })?;
+                let fields: &Fields = &self.shared.fields;
+                let document = fields.document(&document.id, document.offset, json, &value);
+                let added = self.writer().add_document(QueuedDocument { document, _claim: claim });
+                added.map_err(writing("adding to", &self.dir))?;
+            }
+            self.unsaved_bytes += fed_bytes as u64;
+        }
+        refused.into_iter().rev().for_each(|(offset, reason)| rejects.push(offset, reason));
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<(), Error> {
+        if self.committed == self.next_offset {
+            return Ok(());
+        }
+        let next_offset = self.next_offset;
+        let dir = self.dir.clone();
+        let mut prepared = self.writer().prepare_commit().map_err(writing("preparing a commit of", &dir))?;
+        prepared.set_payload(&Checkpoint::payload(next_offset));
+        prepared.commit().map_err(writing("committing", &dir))?;
+        let synced = self.shared.index.directory().sync_directory();
+        synced.map_err(|error| writing("syncing", &dir)(error.into()))?;
+        self.committed = next_offset;
+        self.unsaved_bytes = 0;
+        self.wait_for_merges()?;
+        self.reader.reload().map_err(writing("reading back", &dir))?;
+        self.shared.publish(next_offset, self.reader.searcher());
+        Ok(())
+    }
+
+    /// tantivy has no back-pressure of its own: with too many segments this waits until the merges that are due are done.
+    fn wait_for_merges(&mut self) -> Result<(), Error> {
+        let segments = self.shared.index.searchable_segment_ids().map_err(writing("listing the segments of", &self.dir))?.len();
+        if segments <= self.options.segments_max {
+            return Ok(());
+        }
+        tracing::debug!(segments, dir = %self.dir.display(), "waiting for merges");
+        if let Some(writer) = self.writer.take() {
+            writer.wait_merging_threads().map_err(writing("merging", &self.dir))?;
+        }
+        self.writer = Some(open_writer(&self.shared.index, &self.dir, &self.options)?);
+        Ok(())
+    }
+}
+
+/// The document's JSON, `None` where it is deleted, or why it can't be indexed.
+fn check(document: &SourceDocument) -> Result<Option<serde_json::Value>, String> {
+    if document.id.len() > ID_BYTES_MAX {
+        return Err(format!("its id of {} bytes is longer than {ID_BYTES_MAX}", document.id.len()));
+    }
+    let Some(json) = &document.json else { return Ok(None) };
+    match serde_json::from_slice::<serde_json::Value>(json) {
+        Ok(value) if value.is_object() => Ok(Some(value)),
+        Ok(_) => Err("the document is not a JSON object".to_owned()),
+        Err(error) => Err(format!("the document is not JSON: {error}")),
+    }
+}
+
+impl Materializer for DocumentMaterializer {
+    fn next_offset(&self) -> Offset {
+        self.next_offset
+    }
+
+    fn visible(&self) -> Offset {
+        self.committed
+    }
+
+    fn apply(&mut self, batch: &Batch, rejects: &mut Rejects) -> Result<(), ViewError> {
+        let (base, end) = (batch.base_offset(), batch.base_offset().advance(u64::from(batch.count())));
+        let from = self.next_offset;
+        assert!(base <= from, "a batch at {base} leaves a gap behind {from}");
+        if end <= from {
+            return Ok(());
+        }
+        let mut documents = self.projection.project(batch, from, rejects)?;
+        documents.retain(|document| document.offset >= from);
+        self.write(|this| this.feed(&documents, rejects))?;
+        self.next_offset = end;
+        Ok(())
+    }
+
+    fn skip_to(&mut self, next: Offset) -> Result<(), ViewError> {
+        self.next_offset = self.next_offset.max(next);
+        Ok(())
+    }
+
+    fn make_visible(&mut self) -> Result<(), ViewError> {
+        self.checkpoint().map(|_| ())
+    }
+
+    fn checkpoint(&mut self) -> Result<Offset, ViewError> {
+        self.write(Self::commit)?;
+        Ok(self.committed)
+    }
+
+    fn unsaved_bytes(&self) -> u64 {
+        self.unsaved_bytes
+    }
+}
+
+pub(crate) fn open_reader(index: &Index, dir: &Path, options: &DocumentOptions) -> Result<IndexReader, Error> {
+    let builder = index.reader_builder().reload_policy(ReloadPolicy::Manual).doc_store_cache_num_blocks(options.cache_blocks);
+    builder.try_into().map_err(|error: tantivy::TantivyError| Error::Damaged { path: dir.to_owned(), detail: error.to_string() })
+}
+
+fn open_writer(index: &Index, dir: &Path, options: &DocumentOptions) -> Result<IndexWriter<QueuedDocument>, Error> {
+    let writer = index.writer_with_num_threads(1, options.memory_bytes).map_err(writing("opening", dir))?;
+    let mut policy = LogMergePolicy::default();
+    policy.set_del_docs_ratio_before_merge(DELETED_RATIO_MAX);
+    writer.set_merge_policy(Box::new(policy));
+    Ok(writer)
+}
+
+/// Bytes of documents between the feeder and the indexing thread.
+#[derive(Default)]
+struct InFlight {
+    bytes: Mutex<usize>,
+    taken: Condvar,
+}
+
+/// A document's share of [`InFlight`]; ends when it is dropped.
+struct Claim {
+    in_flight: Arc<InFlight>,
+    bytes: usize,
+}
+
+impl InFlight {
+    /// Waits until `bytes` more fit below `max`, or nothing else is in flight; `None` when the queue stands still.
+    fn claim(this: &Arc<Self>, bytes: usize, max: usize) -> Option<Claim> {
+        let mut current = this.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        while *current > 0 && *current + bytes > max {
+            let before = *current;
+            let (guard, waited) = this.taken.wait_timeout(current, QUEUE_STALL).unwrap_or_else(PoisonError::into_inner);
+            current = guard;
+            if waited.timed_out() && *current == before {
+                return None;
+            }
+        }
+        *current += bytes;
+        Some(Claim { in_flight: Arc::clone(this), bytes })
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        *self.in_flight.bytes.lock().unwrap_or_else(PoisonError::into_inner) -= self.bytes;
+        self.in_flight.taken.notify_one();
+    }
+}
+
+/// A document in tantivy's queue, with its claim on the queue's bytes.
+struct QueuedDocument {
+    document: TantivyDocument,
+    _claim: Claim,
+}
+
+impl Document for QueuedDocument {
+    type Value<'a> = <TantivyDocument as Document>::Value<'a>;
+    type FieldsValuesIter<'a> = <TantivyDocument as Document>::FieldsValuesIter<'a>;
+
+    fn iter_fields_and_values(&self) -> Self::FieldsValuesIter<'_> {
+        Document::iter_fields_and_values(&self.document)
+    }
+
+    /// The indexing thread took it: the claim ends here.
+    fn into_tantivy_document(self) -> TantivyDocument {
+        self.document
+    }
+}

@@ -1,0 +1,192 @@
+//! The reading side: which committed states of a table can be read, and the one a query holds.
+//!
+//! Queries take a [`DocumentSnapshot`]; the materializer publishes one after each commit.
+//!
+//! # Invariants
+//! - A searcher and its offset are one pair, made in one place, after the commit that belongs to both.
+//! - Snapshots are kept in the order of their offsets; the newest is always there.
+//!
+//! # Concurrency
+//! [`DocumentTable`] is shared freely; the lock is held only to push or clone a pair. A snapshot keeps the files of its segments
+//! alive for as long as it lives.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use logcore::Offset;
+use tantivy::query::{EnableScoring, Query, TermQuery, Weight};
+use tantivy::schema::{IndexRecordOption, Value};
+use tantivy::{DocAddress, DocSet, Index, Searcher, TERMINATED, TantivyDocument, TantivyError};
+
+use crate::error::Error;
+use crate::index::{self, Fields};
+use crate::mapping::Mapping;
+use crate::materializer::{DocumentMaterializer, DocumentProjection};
+
+/// How a table uses memory.
+#[derive(Clone, Copy, Debug)]
+pub struct DocumentOptions {
+    /// The indexing buffer; at least 15 MB, below 4 GB.
+    pub memory_bytes: usize,
+    /// Bytes of documents that may wait for the indexing thread.
+    pub queue_bytes: usize,
+    /// Committed states that can still be read by offset.
+    pub searchers_kept: usize,
+    /// With more segments than this, a checkpoint waits for merges.
+    pub segments_max: usize,
+    /// Decompressed blocks of documents a searcher caches, for each segment.
+    pub cache_blocks: usize,
+}
+
+impl Default for DocumentOptions {
+    fn default() -> Self {
+        Self { memory_bytes: 32 << 20, queue_bytes: 32 << 20, searchers_kept: 8, segments_max: 60, cache_blocks: 4 }
+    }
+}
+
+pub(crate) struct Shared {
+    pub mapping: Mapping,
+    pub fields: Fields,
+    pub index: Index,
+    kept: Mutex<VecDeque<(Offset, Searcher)>>,
+    kept_max: usize,
+}
+
+impl Shared {
+    pub(crate) fn new(mapping: Mapping, fields: Fields, index: Index, first: (Offset, Searcher), kept_max: usize) -> Self {
+        Self { mapping, fields, index, kept: Mutex::new(VecDeque::from([first])), kept_max: kept_max.max(1) }
+    }
+
+    /// Makes a committed state readable; one of the same offset is replaced.
+    pub(crate) fn publish(&self, offset: Offset, searcher: Searcher) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((newest, _)) = kept.back() {
+            assert!(*newest <= offset, "the state at {offset} comes after the state at {newest}");
+            if *newest == offset {
+                kept.pop_back();
+            }
+        }
+        kept.push_back((offset, searcher));
+        while kept.len() > self.kept_max {
+            kept.pop_front();
+        }
+    }
+}
+
+/// The reading side of one document table of one partition.
+#[derive(Clone)]
+pub struct DocumentTable {
+    shared: Arc<Shared>,
+}
+
+impl DocumentTable {
+    /// Opens or creates the table in `dir`: its reading side, and its materializer, which resumes after the last commit.
+    ///
+    /// # Errors
+    /// [`Error::InvalidMapping`]; [`Error::Damaged`], [`Error::MappingChanged`] and [`Error::UnknownFormat`] ask for a rebuild;
+    /// [`Error::Locked`] when the folder is open elsewhere; otherwise what the disk says.
+    pub fn open(
+        dir: &Path,
+        mapping: Mapping,
+        projection: DocumentProjection,
+        options: DocumentOptions,
+    ) -> Result<(Self, DocumentMaterializer), Error> {
+        mapping.validate()?;
+        let (index, fields, next_offset) = index::open(dir, &mapping)?;
+        let reader = crate::materializer::open_reader(&index, dir, &options)?;
+        let shared = Arc::new(Shared::new(mapping, fields, index, (next_offset, reader.searcher()), options.searchers_kept));
+        let materializer = DocumentMaterializer::open(Arc::clone(&shared), reader, dir, projection, options, next_offset)?;
+        Ok((Self { shared }, materializer))
+    }
+
+    /// What is searchable in it.
+    #[must_use]
+    pub fn mapping(&self) -> &Mapping {
+        &self.shared.mapping
+    }
+
+    /// The newest committed state.
+    ///
+    /// # Panics
+    /// Never: the newest state is always kept.
+    #[must_use]
+    pub fn snapshot(&self) -> DocumentSnapshot {
+        let kept = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let (offset, searcher) = kept.back().cloned().expect("the newest state is always kept");
+        DocumentSnapshot { shared: Arc::clone(&self.shared), searcher, offset }
+    }
+
+    /// The newest kept state that shows nothing at or above `cut`; `None` when those are gone.
+    #[must_use]
+    pub fn snapshot_at(&self, cut: Offset) -> Option<DocumentSnapshot> {
+        let kept = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let (offset, searcher) = kept.iter().rev().find(|(offset, _)| *offset <= cut).cloned()?;
+        Some(DocumentSnapshot { shared: Arc::clone(&self.shared), searcher, offset })
+    }
+}
+
+/// One committed state of a document table.
+#[derive(Clone)]
+pub struct DocumentSnapshot {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) searcher: Searcher,
+    offset: Offset,
+}
+
+impl DocumentSnapshot {
+    /// The first offset of the log that it does not show.
+    #[must_use]
+    pub fn offset(&self) -> Offset {
+        self.offset
+    }
+
+    /// Documents in it.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.searcher.num_docs()
+    }
+
+    /// The document with this id, byte for byte.
+    ///
+    /// # Errors
+    /// When the index can't be read.
+    pub fn get(&self, id: &str) -> Result<Option<Vec<u8>>, Error> {
+        let query = TermQuery::new(self.shared.fields.id_term(id), IndexRecordOption::Basic);
+        let weight = query.weight(EnableScoring::disabled_from_searcher(&self.searcher))?;
+        match self.first_alive(&*weight)? {
+            Some(address) => self.source(address).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn first_alive(&self, weight: &dyn Weight) -> Result<Option<DocAddress>, Error> {
+        for (ordinal, segment) in (0_u32..).zip(self.searcher.segment_readers()) {
+            let mut scorer = weight.scorer(segment, 1.0)?;
+            let mut doc = scorer.doc();
+            while doc != TERMINATED {
+                if !segment.is_deleted(doc) {
+                    return Ok(Some(DocAddress::new(ordinal, doc)));
+                }
+                doc = scorer.advance();
+            }
+        }
+        Ok(None)
+    }
+
+    /// The stored bytes of a document.
+    pub(crate) fn source(&self, address: DocAddress) -> Result<Vec<u8>, Error> {
+        source_bytes(&self.shared.fields, &self.searcher.doc(address)?)
+    }
+}
+
+/// The stored bytes out of a document of the store.
+pub(crate) fn source_bytes(fields: &Fields, document: &TantivyDocument) -> Result<Vec<u8>, Error> {
+    let source = document.get_first(fields.source).and_then(|value| value.as_bytes().map(<[u8]>::to_vec));
+    source.ok_or_else(|| corrupt("a document without its source"))
+}
+
+/// The index holds what this crate never writes.
+pub(crate) fn corrupt(what: &str) -> Error {
+    Error::Reading { source: TantivyError::DataCorruption(tantivy::error::DataCorruption::comment_only(what)) }
+}

@@ -1,0 +1,221 @@
+//! What goes into and comes out of [`crate::Database`]: requests, answers, and the pictures of streams and views.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::execution::SendableRecordBatchStream;
+use logcore::materialize::DeadLetter;
+use logcore::partition::PartitionStatus;
+use serde::Serialize;
+
+use crate::position::Cut;
+
+/// One or several statements.
+#[derive(Clone, Debug)]
+pub struct SqlRequest {
+    /// Statements separated by `;`.
+    pub sql: String,
+    /// Values for `$1`, `$2`, ...: JSON null, booleans, numbers and strings.
+    pub params: Vec<serde_json::Value>,
+    /// Answer only once this is visible.
+    pub wait: Cut,
+    /// Give up then.
+    pub deadline: Instant,
+}
+
+/// What one statement came to.
+pub enum SqlAnswer {
+    /// Rows, still to be computed as the stream is drained.
+    Rows(Rows),
+    /// A change of data: how many rows, and where it stands in the log; no position when nothing changed.
+    Written {
+        /// Rows inserted, updated or deleted.
+        affected: u64,
+        /// The last record of the change.
+        position: Option<Cut>,
+    },
+    /// A change of definitions.
+    Done {
+        /// What was done, as PostgreSQL tags it: `CREATE TABLE`.
+        tag: &'static str,
+        /// Where the definition stands in the log.
+        position: Option<Cut>,
+    },
+}
+
+/// The rows of a SELECT.
+pub struct Rows {
+    /// Names and types of the columns.
+    pub schema: SchemaRef,
+    /// The rows, in order, in bounded batches.
+    pub stream: SendableRecordBatchStream,
+    /// The state that the statement sees.
+    pub cut: Cut,
+}
+
+/// A record to append.
+#[derive(Clone, Debug, Default)]
+pub struct AppendRecord {
+    /// Chooses the partition and names what the record is about.
+    pub key: Option<Bytes>,
+    /// `None` is a tombstone.
+    pub value: Option<Bytes>,
+    /// Names and values.
+    pub headers: Vec<(String, Option<Bytes>)>,
+    /// Milliseconds since 1970; now if absent.
+    pub timestamp: Option<i64>,
+    /// Overrides the choice by key.
+    pub partition: Option<u32>,
+}
+
+/// Where to begin reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadFrom {
+    /// At this offset, inclusive.
+    Offset(u64),
+    /// At the first record at or after this time, in milliseconds since 1970.
+    Timestamp(i64),
+    /// At the first record that is kept.
+    Earliest,
+    /// Behind the newest record.
+    Latest,
+}
+
+/// Bounds of one read.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadLimits {
+    /// Records at most.
+    pub records: usize,
+    /// Bytes of records, about; at least one record is given.
+    pub bytes: usize,
+    /// With nothing to read, wait until then for the first record.
+    pub wait_until: Option<Instant>,
+}
+
+/// A record as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredRecord {
+    /// Its offset.
+    pub offset: u64,
+    /// Milliseconds since 1970.
+    pub timestamp: i64,
+    /// The key's bytes.
+    pub key: Option<Bytes>,
+    /// The value's bytes, as they were sent.
+    pub value: Option<Bytes>,
+    /// Names and values.
+    pub headers: Vec<(String, Option<Bytes>)>,
+}
+
+/// What one read gives.
+#[derive(Clone, Debug)]
+pub struct ReadPage {
+    /// In offset order.
+    pub records: Vec<StoredRecord>,
+    /// Where the next read goes on.
+    pub next_offset: u64,
+    /// Exclusive: the committed end when it was read.
+    pub end_offset: u64,
+}
+
+/// A stream and its partitions.
+#[derive(Clone, Debug, Serialize)]
+pub struct StreamInfo {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub id: u32,
+    /// The acknowledgement class.
+    pub ack: String,
+    /// How batches built here are compressed.
+    pub compression: String,
+    /// One picture per partition, in order.
+    pub partitions: Vec<PartitionInfo>,
+}
+
+/// A partition of a [`StreamInfo`].
+#[derive(Clone, Debug, Serialize)]
+pub struct PartitionInfo {
+    /// Its number.
+    pub partition: u32,
+    /// The watermark chain and sizes.
+    #[serde(flatten)]
+    pub status: PartitionStatus,
+}
+
+/// A view and how far it is.
+#[derive(Clone, Debug, Serialize)]
+pub struct ViewInfo {
+    /// The table's name.
+    pub name: String,
+    /// `row`, `document` or `series`.
+    pub kind: &'static str,
+    /// The stream it is built from.
+    pub stream: String,
+    /// The generation that serves.
+    pub generation: u64,
+    /// `running`, `stopped` or `rebuilding`.
+    pub state: &'static str,
+    /// Why it stopped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Records between committed and applied, over all partitions.
+    pub lag_records: u64,
+    /// The largest lag of a partition.
+    pub lag_seconds: f64,
+    /// Records left out, over all partitions.
+    pub dead_letters: u64,
+    /// The newest of them, as `stream/partition@offset` and reason.
+    pub recent_dead_letters: Vec<DeadLetterInfo>,
+    /// One picture per partition.
+    pub partitions: Vec<ViewPartitionInfo>,
+    /// The rebuild that is under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rebuild: Option<RebuildInfo>,
+}
+
+/// A view of one partition.
+#[derive(Clone, Debug, Serialize)]
+pub struct ViewPartitionInfo {
+    /// The partition's number.
+    pub partition: u32,
+    /// Exclusive: durable by itself.
+    pub checkpointed: u64,
+    /// Exclusive: applied.
+    pub applied: u64,
+    /// Exclusive: seen by readers.
+    pub visible: u64,
+    /// Exclusive: the log's committed end.
+    pub committed: u64,
+}
+
+/// A record that a view left out.
+#[derive(Clone, Debug, Serialize)]
+pub struct DeadLetterInfo {
+    /// `stream/partition@offset`.
+    pub position: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl DeadLetterInfo {
+    pub(crate) fn new(stream: &str, partition: u32, letter: &DeadLetter) -> Self {
+        Self { position: format!("{stream}/{partition}@{}", letter.offset), reason: letter.reason.clone() }
+    }
+}
+
+/// How far a rebuild is.
+#[derive(Clone, Debug, Serialize)]
+pub struct RebuildInfo {
+    /// The generation being built.
+    pub generation: u64,
+    /// Records applied so far.
+    pub records: u64,
+    /// Records there are.
+    pub records_total: u64,
+    /// Records applied per second since it began or resumed.
+    pub records_per_second: f64,
+    /// At this rate; none before the first record.
+    pub seconds_to_go: Option<f64>,
+}

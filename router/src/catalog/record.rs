@@ -1,0 +1,43 @@
+//! What the stream `_catalog` holds: one JSON object a record.
+//!
+//! # Format
+//! `docs/format.md`, "Catalog records". Records are only ever added to; an unknown `type` stops the catalog with an error
+//! rather than being passed over, since it was written by a newer release.
+
+use serde::{Deserialize, Serialize};
+
+use super::state::{StreamDef, TableDef};
+
+/// A change of definitions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum CatalogRecord {
+    /// A stream exists from here on.
+    StreamCreated(StreamDef),
+    /// It is gone, with its records.
+    StreamDropped {
+        /// Its id.
+        id: u32,
+    },
+    /// A table exists from here on.
+    TableCreated(Box<TableDef>),
+    /// It is gone, with its view's files.
+    TableDropped {
+        /// Its id.
+        id: u32,
+    },
+    /// A new generation of a table's view is being built.
+    RebuildStarted {
+        /// The table's id.
+        id: u32,
+        /// The new generation.
+        generation: u64,
+    },
+    /// The new generation serves, the old one is gone.
+    GenerationSwapped {
+        /// The table's id.
+        id: u32,
+        /// The generation that serves.
+        generation: u64,
+    },
+}

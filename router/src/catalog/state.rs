@@ -1,0 +1,222 @@
+//! The definitions as of one offset of `_catalog`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use docstore::Mapping;
+use logcore::StreamId;
+use rowstore::TableSchema;
+use serde::{Deserialize, Serialize};
+use tsstore::SeriesSchema;
+
+use super::record::CatalogRecord;
+use crate::error::{Error, Result};
+
+/// A stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamDef {
+    /// Names its folder; never used again.
+    pub id: u32,
+    /// Its name.
+    pub name: String,
+    /// 1..n.
+    pub partitions: u32,
+    /// The acknowledgement class.
+    pub ack: String,
+    /// How batches built here are compressed: `none` or `zstd`.
+    pub compression: String,
+}
+
+/// Where a table's records come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// Written by SQL; its changes are records of the stream `_tables`.
+    Own,
+    /// A view of a stream.
+    Stream {
+        /// The stream's id.
+        stream: u32,
+        /// The projection's SQL text; without it columns are JSON fields of the same name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        select: Option<String>,
+    },
+}
+
+/// What kind of store keeps a table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TableKind {
+    /// Rows by primary key.
+    Row(TableSchema),
+    /// JSON documents with full-text search.
+    Document(Mapping),
+    /// Points in time.
+    Series(SeriesDef),
+}
+
+impl TableKind {
+    /// The word that names it in SQL.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Row(_) => "row",
+            Self::Document(_) => "document",
+            Self::Series(_) => "series",
+        }
+    }
+}
+
+/// What a series table is made of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SeriesDef {
+    /// All columns with their SQL types, in the order of the definition.
+    pub columns: TableSchema,
+    /// Time, tags and fields.
+    pub series: SeriesSchema,
+}
+
+/// A table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TableDef {
+    /// Names its folder and its mutations; never used again.
+    pub id: u32,
+    /// Its name.
+    pub name: String,
+    /// Where its records come from.
+    pub source: Source,
+    /// What keeps it.
+    pub kind: TableKind,
+    /// The generation that serves.
+    pub generation: u64,
+    /// The generation that is being built.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub building: Option<u64>,
+    /// The newest generation there ever was.
+    pub newest: u64,
+}
+
+impl TableDef {
+    /// The stream its records are in.
+    #[must_use]
+    pub fn stream(&self) -> StreamId {
+        match &self.source {
+            Source::Own => StreamId::TABLES,
+            Source::Stream { stream, .. } => StreamId::new(*stream),
+        }
+    }
+}
+
+/// See the module docs.
+#[derive(Clone, Debug, Default)]
+pub struct CatalogState {
+    streams: BTreeMap<u32, Arc<StreamDef>>,
+    tables: BTreeMap<u32, Arc<TableDef>>,
+    last_stream: u32,
+    last_table: u32,
+}
+
+impl CatalogState {
+    /// The streams and tables that every data folder has.
+    #[must_use]
+    pub fn initial() -> Self {
+        let mut state = Self { last_stream: StreamId::FIRST_USER.value() - 1, ..Self::default() };
+        for (id, name) in [(StreamId::CATALOG, "_catalog"), (StreamId::CURSORS, "_cursors"), (StreamId::TABLES, "_tables")] {
+            let def =
+                StreamDef { id: id.value(), name: name.into(), partitions: 1, ack: "disk".into(), compression: "none".into() };
+            state.streams.insert(def.id, Arc::new(def));
+        }
+        state
+    }
+
+    /// Takes a record in.
+    pub fn apply(&mut self, record: CatalogRecord) {
+        match record {
+            CatalogRecord::StreamCreated(def) => {
+                self.last_stream = self.last_stream.max(def.id);
+                self.streams.insert(def.id, Arc::new(def));
+            }
+            CatalogRecord::StreamDropped { id } => drop(self.streams.remove(&id)),
+            CatalogRecord::TableCreated(def) => {
+                self.last_table = self.last_table.max(def.id);
+                self.tables.insert(def.id, Arc::from(def));
+            }
+            CatalogRecord::TableDropped { id } => drop(self.tables.remove(&id)),
+            CatalogRecord::RebuildStarted { id, generation } => self.change(id, |def| {
+                def.building = Some(generation);
+                def.newest = def.newest.max(generation);
+            }),
+            CatalogRecord::GenerationSwapped { id, generation } => self.change(id, |def| {
+                def.generation = generation;
+                def.building = None;
+            }),
+        }
+    }
+
+    fn change(&mut self, table: u32, change: impl FnOnce(&mut TableDef)) {
+        if let Some(def) = self.tables.get_mut(&table) {
+            change(Arc::make_mut(def));
+        }
+    }
+
+    /// The id of the next stream.
+    #[must_use]
+    pub fn next_stream(&self) -> u32 {
+        self.last_stream + 1
+    }
+
+    /// The id of the next table.
+    #[must_use]
+    pub fn next_table(&self) -> u32 {
+        self.last_table + 1
+    }
+
+    /// All streams, internal ones first.
+    pub fn streams(&self) -> impl Iterator<Item = &Arc<StreamDef>> {
+        self.streams.values()
+    }
+
+    /// All tables, oldest first.
+    pub fn tables(&self) -> impl Iterator<Item = &Arc<TableDef>> {
+        self.tables.values()
+    }
+
+    /// A stream by id.
+    #[must_use]
+    pub fn stream_by_id(&self, id: StreamId) -> Option<&Arc<StreamDef>> {
+        self.streams.get(&id.value())
+    }
+
+    /// A stream by name, if there is one.
+    #[must_use]
+    pub fn find_stream(&self, name: &str) -> Option<&Arc<StreamDef>> {
+        self.streams.values().find(|def| def.name == name)
+    }
+
+    /// A table by name, if there is one.
+    #[must_use]
+    pub fn find_table(&self, name: &str) -> Option<&Arc<TableDef>> {
+        self.tables.values().find(|def| def.name == name)
+    }
+
+    /// A stream by name.
+    ///
+    /// # Errors
+    /// When there is none, with a suggestion.
+    pub fn stream(&self, name: &str) -> Result<&Arc<StreamDef>> {
+        self.find_stream(name).ok_or_else(|| Error::unknown("stream", name, self.streams.values().map(|def| def.name.as_str())))
+    }
+
+    /// A table by name.
+    ///
+    /// # Errors
+    /// When there is none, with a suggestion.
+    pub fn table(&self, name: &str) -> Result<&Arc<TableDef>> {
+        self.find_table(name).ok_or_else(|| Error::unknown("table", name, self.tables.values().map(|def| def.name.as_str())))
+    }
+
+    /// Every name that can stand in FROM.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tables.values().map(|def| def.name.as_str()).chain(self.streams.values().map(|def| def.name.as_str()))
+    }
+}

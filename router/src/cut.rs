@@ -1,0 +1,294 @@
+//! The cut of a statement: for each partition concerned, one offset at which all its tables and streams are read.
+//!
+//! Called by [`crate::query`] for every statement. Rows and series are read at any offset; a document table at the offsets of
+//! its kept commits, so documents decide where a statement that uses them stands.
+//!
+//! # Invariants
+//! - Everything read now in one statement is read at the same offset of each partition, not below what the client waits for.
+//! - A past read is exact, or refused.
+//!
+//! # Not done
+//! Documents in the past: only the newest commits are kept.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use datafusion::catalog::TableProvider;
+use logcore::{Offset, PartitionRef, StreamId, TimestampMillis};
+
+use crate::catalog::{CatalogState, Source, StreamDef, TableDef, TableKind};
+use crate::database::Database;
+use crate::error::{Error, Result, sqlstate};
+use crate::position::Cut;
+use crate::provider::document::DocumentProvider;
+use crate::provider::row::RowProvider;
+use crate::provider::series::SeriesProvider;
+use crate::provider::stream::StreamProvider;
+use crate::sql::rewrite::{AsOf, TableUse, Uses};
+use crate::view::running::{Generation, Store};
+
+/// How long a statement waits for the slower of its views, so that it need not read the faster ones in the past.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// Attempts to find an offset that all document tables of a statement still have.
+const ATTEMPTS_MAX: usize = 8;
+
+/// What a statement reads.
+pub struct Chosen {
+    /// Where everything that is read now stands.
+    pub cut: Cut,
+    /// By name in the plan.
+    pub providers: HashMap<String, Arc<dyn TableProvider>>,
+    /// What is read; its files stay while this is held.
+    pub generations: Vec<Arc<Generation>>,
+}
+
+/// A table or stream of the statement, found.
+struct Target {
+    used: TableUse,
+    stream: Arc<StreamDef>,
+    table: Option<(Arc<TableDef>, Arc<Generation>)>,
+}
+
+type Ends = BTreeMap<(u32, u32), Offset>;
+
+/// Chooses the cut and makes the providers at it.
+///
+/// # Errors
+/// Unknown names and positions, a wait that lasts over the deadline, a past that is not kept, views that stopped.
+pub async fn choose(database: &Database, uses: &Uses, wait: &Cut, deadline: Instant) -> Result<Chosen> {
+    let catalog = database.catalog();
+    let targets = uses.tables.iter().map(|used| find(database, &catalog, used)).collect::<Result<Vec<_>>>()?;
+    wait_for(database, &catalog, &targets, wait, deadline).await?;
+    let mut ends = align(database, &targets).await?;
+    for _ in 0..ATTEMPTS_MAX {
+        match documents_at(&targets, &mut ends) {
+            Ok(()) => break,
+            // A document table no longer has so old a state: the others must come up to it.
+            Err(newer) => wait_all(&targets, &newer, deadline).await?,
+        }
+        ends = align(database, &targets).await?;
+    }
+    let mut cut = Cut::new();
+    for target in targets.iter().filter(|target| target.used.as_of.is_none()) {
+        for partition in 0..target.stream.partitions {
+            if let Some(end) = ends.get(&(target.stream.id, partition)) {
+                cut.raise(&target.stream.name, partition, *end);
+            }
+        }
+    }
+    let mut providers = HashMap::new();
+    for target in &targets {
+        let own = match &target.used.as_of {
+            Some(as_of) => past(database, target, as_of, deadline).await?,
+            None => ends.clone(),
+        };
+        providers.insert(target.used.internal.clone(), provider(database, target, &own, uses.score)?);
+    }
+    let generations = targets.into_iter().filter_map(|target| target.table.map(|(_, generation)| generation)).collect();
+    Ok(Chosen { cut, providers, generations })
+}
+
+fn find(database: &Database, catalog: &CatalogState, used: &TableUse) -> Result<Target> {
+    let used = used.clone();
+    if let Some(table) = catalog.find_table(&used.name) {
+        let view = database.views().get(table)?;
+        let table = Some((Arc::clone(table), view.serving()));
+        return Ok(Target { used, stream: Arc::clone(&view.stream), table });
+    }
+    Ok(Target { stream: Arc::clone(catalog.stream(&used.name)?), used, table: None })
+}
+
+impl Target {
+    fn is_document(&self) -> bool {
+        matches!(&self.table, Some((table, _)) if matches!(table.kind, TableKind::Document(_)))
+    }
+
+    /// How far readers of a partition see.
+    fn visible(&self, database: &Database, partition: u32) -> Result<Offset> {
+        match &self.table {
+            Some((_, generation)) => Ok(generation.parts[partition as usize].task.visible()),
+            None => {
+                let id = PartitionRef::new(StreamId::new(self.stream.id), partition);
+                Ok(database.log().partition(id)?.committed().get())
+            }
+        }
+    }
+
+    async fn visible_to(&self, database: &Database, partition: u32, end: Offset, deadline: Instant) -> Result<()> {
+        match &self.table {
+            Some((_, generation)) => Ok(generation.parts[partition as usize].task.visible_to(end, deadline).await?),
+            None => {
+                let id = PartitionRef::new(StreamId::new(self.stream.id), partition);
+                if database.log().partition(id)?.committed().reached(end, deadline).await {
+                    return Ok(());
+                }
+                Err(timeout(&self.stream.name, partition, end))
+            }
+        }
+    }
+}
+
+fn timeout(stream: &str, partition: u32, end: Offset) -> Error {
+    let last = end.before().unwrap_or_default();
+    let message = format!("{stream}/{partition}@{last} was not visible in time");
+    Error::new(sqlstate::QUERY_CANCELED, logcore::ErrorKind::Unavailable, message)
+        .hint("check that the position exists and that no view stopped, or raise timeout_ms")
+}
+
+/// Waits for what the client asked for, in the views of the statement; in the log where it reads none.
+async fn wait_for(database: &Database, catalog: &CatalogState, targets: &[Target], wait: &Cut, deadline: Instant) -> Result<()> {
+    for (name, partition, end) in wait.ends() {
+        let stream = catalog.stream(name)?;
+        if partition >= stream.partitions {
+            let message = format!("stream \"{name}\" has no partition {partition}");
+            return Err(Error::invalid(message).hint(format!("it has {}, counted from 0", stream.partitions)));
+        }
+        for target in targets.iter().filter(|target| target.stream.id == stream.id && target.used.as_of.is_none()) {
+            target.visible_to(database, partition, end, deadline).await?;
+        }
+        let id = PartitionRef::new(StreamId::new(stream.id), partition);
+        if !database.log().partition(id)?.committed().reached(end, deadline).await {
+            return Err(timeout(name, partition, end));
+        }
+    }
+    Ok(())
+}
+
+/// For each partition the newest offset that all views of the statement show, after a little patience with the slower ones.
+async fn align(database: &Database, targets: &[Target]) -> Result<Ends> {
+    let now: Vec<&Target> = targets.iter().filter(|target| target.used.as_of.is_none()).collect();
+    let patience = Instant::now() + PATIENCE;
+    let mut ends = Ends::new();
+    for target in &now {
+        for partition in 0..target.stream.partitions {
+            let group = || now.iter().filter(|other| other.stream.id == target.stream.id && !other.is_document());
+            let mut newest = Offset::ZERO;
+            for other in group().filter(|other| other.table.is_some()) {
+                newest = newest.max(other.visible(database, partition)?);
+            }
+            for other in group() {
+                // Not in time means: read at the slower one's offset.
+                let _ = other.visible_to(database, partition, newest, patience).await;
+            }
+            let visible = target.visible(database, partition)?;
+            ends.entry((target.stream.id, partition)).and_modify(|end| *end = visible.min(*end)).or_insert(visible);
+        }
+    }
+    Ok(ends)
+}
+
+/// Lowers the ends to offsets that the document tables have; fails with the offsets that they still have.
+fn documents_at(targets: &[Target], ends: &mut Ends) -> Result<(), Ends> {
+    let mut newer = Ends::new();
+    for target in targets.iter().filter(|target| target.used.as_of.is_none()) {
+        let Some((_, generation)) = &target.table else { continue };
+        for part in &generation.parts {
+            let Store::Document(documents) = &part.store else { continue };
+            let slot = (target.stream.id, part.partition);
+            let Some(end) = ends.get_mut(&slot) else { continue };
+            match documents.snapshot_at(*end) {
+                Some(snapshot) => *end = snapshot.offset(),
+                None => drop(newer.insert(slot, documents.snapshot().offset())),
+            }
+        }
+    }
+    if newer.is_empty() { Ok(()) } else { Err(newer) }
+}
+
+async fn wait_all(targets: &[Target], ends: &Ends, deadline: Instant) -> Result<()> {
+    for target in targets {
+        let Some((_, generation)) = &target.table else { continue };
+        for part in &generation.parts {
+            if let Some(end) = ends.get(&(target.stream.id, part.partition)) {
+                part.task.visible_to(*end, deadline).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The ends of a past read.
+async fn past(database: &Database, target: &Target, as_of: &AsOf, deadline: Instant) -> Result<Ends> {
+    let name = &target.used.name;
+    if target.is_document() {
+        return Err(Error::unsupported(format!("\"{name}\" is a document table: its past can't be read yet"))
+            .hint("read a row table or a series of the same stream"));
+    }
+    let stream = &target.stream;
+    let mut ends = Ends::new();
+    for partition in 0..stream.partitions {
+        let log = database.log().partition(PartitionRef::new(StreamId::new(stream.id), partition))?;
+        let end = match as_of {
+            AsOf::Offset(_) if stream.partitions > 1 => {
+                let message =
+                    format!("stream \"{}\" has {} partitions: one offset does not name a moment", stream.name, stream.partitions);
+                return Err(Error::invalid(message).hint("use AS OF POSITION 'stream/0@offset,stream/1@offset'"));
+            }
+            AsOf::Offset(offset) => Offset::new(offset.saturating_add(1)),
+            AsOf::Position(cut) => cut
+                .end(&stream.name, partition)
+                .ok_or_else(|| Error::invalid(format!("the position says nothing about {}/{partition}", stream.name)))?,
+            AsOf::Timestamp(millis) => log.offset_at(TimestampMillis::new(millis.saturating_add(1)))?,
+        };
+        let committed = log.committed().get();
+        if end > committed {
+            let last = committed.before().map_or("it is empty".into(), |last| format!("its last record is {last}"));
+            let message = format!("{}/{partition}@{} is not there yet: {last}", stream.name, end.value() - 1);
+            return Err(Error::invalid(message).hint("use `wait` to read what is still to come"));
+        }
+        target.visible_to(database, partition, end, deadline).await?;
+        ends.insert((stream.id, partition), end);
+    }
+    Ok(ends)
+}
+
+fn provider(database: &Database, target: &Target, ends: &Ends, score: bool) -> Result<Arc<dyn TableProvider>> {
+    let name = &target.used.name;
+    let end = |partition: u32| ends.get(&(target.stream.id, partition)).copied().unwrap_or_default();
+    let Some((table, generation)) = &target.table else {
+        let part = |partition| {
+            let log = database.log().partition(PartitionRef::new(StreamId::new(target.stream.id), partition))?;
+            Ok((log, end(partition)))
+        };
+        let parts = (0..target.stream.partitions).map(part).collect::<Result<Vec<_>>>()?;
+        return Ok(Arc::new(StreamProvider::new(name, parts)));
+    };
+    let (mut rows, mut documents, mut series, mut layout) = (Vec::new(), Vec::new(), Vec::new(), None);
+    for part in &generation.parts {
+        match &part.store {
+            Store::Row(table) => rows.push((table.clone(), end(part.partition))),
+            Store::Document(table) => documents.push(
+                table.snapshot_at(end(part.partition)).ok_or_else(|| Error::internal("a document state went away meanwhile"))?,
+            ),
+            Store::Series(table) => {
+                layout = Some(table.arrow_schema());
+                series.push((table.snapshot(), end(part.partition)));
+            }
+        }
+    }
+    Ok(match &table.kind {
+        TableKind::Row(schema) => Arc::new(RowProvider::new(name, Arc::new(schema.clone()), rows)),
+        TableKind::Document(mapping) => Arc::new(DocumentProvider::new(name, mapping.clone(), documents, score)),
+        TableKind::Series(options) => {
+            let layout = layout.ok_or_else(|| Error::internal("a series has at least one partition"))?;
+            Arc::new(SeriesProvider::new(name, options.series.clone(), layout, series))
+        }
+    })
+}
+
+/// Whether SQL may write a table.
+///
+/// # Errors
+/// Why not.
+pub fn writable(table: &TableDef, stream: &str) -> Result<()> {
+    match (&table.source, &table.kind) {
+        (Source::Own, TableKind::Row(_)) => Ok(()),
+        _ => Err(Error::new(
+            sqlstate::WRONG_OBJECT_TYPE,
+            logcore::ErrorKind::Invalid,
+            format!("table \"{}\" is a view of stream \"{stream}\" and can't be written", table.name),
+        )
+        .hint(format!("append to the stream: POST /v1/streams/{stream}/records"))),
+    }
+}

@@ -1,0 +1,568 @@
+//! The facade: one [`Database`] over one data folder, for servers and for programs that embed it.
+//!
+//! It owns the log, the driver, the catalog and the query runtime, and wires them: at start the catalog is replayed first, then
+//! every partition and view it names is opened.
+//!
+//! # Concurrency
+//! Definitions change one at a time, under [`Database::ddl_lock`]; reads and writes never take it. Queries run on a runtime of
+//! their own, so that a heavy one does not hold up the network.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use datafusion::execution::SessionState;
+use datafusion::sql::sqlparser::ast::Statement as Ast;
+use logcore::materialize::{Driver, DriverOptions, Task, TaskOptions, TaskState};
+use logcore::partition::Health;
+use logcore::sys::{clock, fs};
+use logcore::{BatchBuilder, Compression, ErrorKind, Log, LogOptions, NewRecord, PartitionRef, Proposal, StreamId};
+use rowstore::RowOptions;
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::answer::{
+    DeadLetterInfo, PartitionInfo, RebuildInfo, Rows, SqlAnswer, SqlRequest, StreamInfo, ViewInfo, ViewPartitionInfo,
+};
+use crate::catalog::materializer::{Catalog, encode};
+use crate::catalog::{CatalogRecord, CatalogState, StreamDef, TableDef, TableKind};
+use crate::cut;
+use crate::error::{Error, Result, sqlstate};
+use crate::position::Cut;
+use crate::query::{self, Context};
+use crate::session;
+use crate::sql::parse::{Statement, parse};
+use crate::sql::rewrite::{TableUse, Uses};
+use crate::view::rebuild;
+use crate::view::running::{Generation, Store, View, Views};
+use crate::{define, dml};
+
+/// How long a change of definitions may take to become durable and known.
+const DEFINITION_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the start waits for the catalog to be replayed.
+const CATALOG_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Bounds of what one request may hold.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Key, value and headers of one record.
+    pub record_bytes_max: usize,
+    /// The text of one SQL request.
+    pub sql_bytes_max: usize,
+    /// Nesting of JSON.
+    pub json_depth_max: usize,
+    /// Statements of one SQL request.
+    pub statements_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { record_bytes_max: 1 << 20, sql_bytes_max: 1 << 20, json_depth_max: 64, statements_max: 100 }
+    }
+}
+
+/// How a database is run.
+#[derive(Clone, Debug)]
+pub struct DatabaseOptions {
+    /// The data folder.
+    pub data: PathBuf,
+    /// The log.
+    pub log: LogOptions,
+    /// The views' driver.
+    pub driver: DriverOptions,
+    /// Bounds of requests.
+    pub limits: Limits,
+    /// Threads that run queries.
+    pub query_threads: usize,
+    /// Memory of all queries' sorts, joins and aggregations.
+    pub sql_memory_bytes_max: usize,
+    /// The cache that all row tables share.
+    pub view_memory_bytes: usize,
+    /// Speed limit of rebuilds; 0 for none.
+    pub rebuild_records_per_second_max: u64,
+}
+
+impl Default for DatabaseOptions {
+    fn default() -> Self {
+        Self {
+            data: "data".into(),
+            log: LogOptions::default(),
+            driver: DriverOptions::default(),
+            limits: Limits::default(),
+            query_threads: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
+            sql_memory_bytes_max: 256 << 20,
+            view_memory_bytes: 64 << 20,
+            rebuild_records_per_second_max: 0,
+        }
+    }
+}
+
+struct Inner {
+    options: DatabaseOptions,
+    log: Arc<Log>,
+    driver: Arc<Driver>,
+    catalog: Catalog,
+    catalog_task: Arc<Task>,
+    views: Views,
+    session: SessionState,
+    ddl: Mutex<()>,
+    handle: Handle,
+    runtime: std::sync::Mutex<Option<Runtime>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // A runtime must not be waited for where another one may be running.
+        if let Ok(mut runtime) = self.runtime.lock()
+            && let Some(runtime) = runtime.take()
+        {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// See the module docs. Clones share the database.
+#[derive(Clone)]
+pub struct Database {
+    inner: Arc<Inner>,
+}
+
+impl Database {
+    /// Opens or creates the data folder and begins to bring every view up to date. Blocks; call it outside async workers.
+    ///
+    /// # Errors
+    /// What the log says of the folder, and a catalog that this release does not understand.
+    pub fn open(options: DatabaseOptions) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(options.query_threads.max(1))
+            .thread_name("query")
+            .enable_time()
+            .build()
+            .map_err(|error| Error::internal(format!("starting the query runtime: {error}")))?;
+        let log = Arc::new(Log::open(&options.data, options.log.clone())?);
+        let driver = Arc::new(Driver::start(options.driver.clone())?);
+        let session = session::base(options.query_threads, options.sql_memory_bytes_max)?;
+        let rows = RowOptions::new(options.view_memory_bytes as u64)?;
+        let partition = log.open_partition(PartitionRef::new(StreamId::CATALOG, 0))?;
+        let (catalog, materializer) = Catalog::new();
+        let dir = options.data.join("tmp");
+        fs::create_dir(&dir)?;
+        let task = driver.attach("_catalog", &partition, Box::new(materializer), &dir, TaskOptions::default())?;
+        let views = Views::new(Arc::clone(&log), Arc::clone(&driver), session.clone(), rows);
+        let handle = runtime.handle().clone();
+        let inner = Inner {
+            options,
+            log,
+            driver,
+            catalog,
+            catalog_task: Arc::clone(&task),
+            views,
+            session,
+            ddl: Mutex::new(()),
+            handle: handle.clone(),
+            runtime: std::sync::Mutex::new(Some(runtime)),
+        };
+        let database = Self { inner: Arc::new(inner) };
+        let end = partition.committed().get();
+        handle.block_on(async {
+            task.visible_to(end, Instant::now() + CATALOG_TIMEOUT).await?;
+            database.open_all().await
+        })?;
+        Ok(database)
+    }
+
+    /// Opens what the catalog names. A view that does not open is left out, loudly: the rest serves.
+    async fn open_all(&self) -> Result<()> {
+        let catalog = self.catalog();
+        self.views().remove_orphans(&catalog)?;
+        self.remove_orphan_streams(&catalog)?;
+        for stream in catalog.streams() {
+            for partition in 0..stream.partitions {
+                self.log().open_partition(PartitionRef::new(StreamId::new(stream.id), partition))?;
+            }
+        }
+        for table in catalog.tables() {
+            let Some(stream) = catalog.stream_by_id(table.stream()) else { continue };
+            match self.views().open(table, stream).await {
+                Ok(view) => {
+                    if let Some(generation) = table.building {
+                        rebuild::begin(self, view, generation).await?;
+                    }
+                }
+                Err(error) => tracing::error!(view = table.name, %error, "the view does not open; rebuild it"),
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_orphan_streams(&self, catalog: &CatalogState) -> Result<()> {
+        for folder in fs::list(&self.log().dir().join("log"))? {
+            if let Ok(id) = folder.parse().map(StreamId::new)
+                && catalog.stream_by_id(id).is_none()
+            {
+                self.log().remove_stream(id)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops everything in order: views are checkpointed, the log records a clean stop. Blocks.
+    ///
+    /// # Errors
+    /// When the record of the clean stop can't be written; the next start then scans.
+    pub fn close(&self) -> Result<()> {
+        if let Ok(mut runtime) = self.inner.runtime.lock()
+            && let Some(runtime) = runtime.take()
+        {
+            runtime.shutdown_background();
+        }
+        self.inner.driver.stop();
+        Ok(self.log().close()?)
+    }
+
+    pub(crate) fn options(&self) -> &DatabaseOptions {
+        &self.inner.options
+    }
+
+    pub(crate) fn log(&self) -> &Arc<Log> {
+        &self.inner.log
+    }
+
+    pub(crate) fn views(&self) -> &Views {
+        &self.inner.views
+    }
+
+    pub(crate) fn session(&self) -> &SessionState {
+        &self.inner.session
+    }
+
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.inner.handle
+    }
+
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        drop(self.inner.handle.spawn(work));
+    }
+
+    /// The definitions now.
+    #[must_use]
+    pub fn catalog(&self) -> Arc<CatalogState> {
+        self.inner.catalog.state()
+    }
+
+    pub(crate) async fn ddl_lock(&self) -> MutexGuard<'_, ()> {
+        self.inner.ddl.lock().await
+    }
+
+    /// Puts a definition into `_catalog` and waits until everyone sees it.
+    pub(crate) async fn record(&self, record: &CatalogRecord) -> Result<Cut> {
+        let deadline = Instant::now() + DEFINITION_TIMEOUT;
+        let mut batch = BatchBuilder::new();
+        batch.push(&NewRecord { key: None, value: Some(&encode(record)), headers: &[], timestamp: clock::now() });
+        let proposal = Proposal::from_records(batch, Compression::None)?;
+        let task = &self.inner.catalog_task;
+        let appended = task.partition().append(proposal, deadline).await?.committed().await?;
+        task.visible_to(appended.end_offset(), deadline).await?;
+        let mut position = Cut::new();
+        position.raise("_catalog", 0, appended.end_offset());
+        Ok(position)
+    }
+
+    /// Runs SQL: one statement or several, in order. A statement that fails ends the request; those before it stay done.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the text or happens on the way; with several statements the message says which one.
+    pub async fn sql(&self, request: SqlRequest) -> Result<Vec<SqlAnswer>> {
+        let limits = &self.options().limits;
+        if request.sql.len() > limits.sql_bytes_max {
+            let message = format!("the SQL text has {} bytes, the limit is {}", request.sql.len(), limits.sql_bytes_max);
+            return Err(Error::new(sqlstate::PROGRAM_LIMIT_EXCEEDED, ErrorKind::TooLarge, message));
+        }
+        let statements = parse(&request.sql, limits.statements_max)?;
+        if statements.is_empty() {
+            return Err(Error::syntax("there is no statement in the request"));
+        }
+        let several = statements.len() > 1;
+        let mut answers = Vec::with_capacity(statements.len());
+        for (n, statement) in statements.into_iter().enumerate() {
+            let context = Context { params: &request.params, wait: &request.wait, deadline: request.deadline };
+            let answer = Box::pin(self.execute(statement, context)).await;
+            answers.push(answer.map_err(|error| match (several, error.hint_text()) {
+                (false, _) => error,
+                (true, hint) => {
+                    let numbered = Error::new(error.code(), error.kind(), format!("statement {}: {}", n + 1, error.message()));
+                    match hint {
+                        Some(hint) => numbered.hint(hint),
+                        None => numbered,
+                    }
+                }
+            })?);
+        }
+        Ok(answers)
+    }
+
+    async fn execute(&self, statement: Statement, context: Context<'_>) -> Result<SqlAnswer> {
+        let statement = match statement {
+            Statement::Ddl(ddl) => return define::execute(self, ddl, context).await,
+            Statement::Sql(statement) => statement,
+        };
+        if let Some(answer) = dml::execute(self, &statement, context).await {
+            return answer;
+        }
+        match &*statement {
+            Ast::Query(_) => {}
+            Ast::Explain { statement, .. } if matches!(**statement, Ast::Query(_)) => {}
+            other => {
+                let text = other.to_string();
+                let words: Vec<&str> = text.split_whitespace().take(2).collect();
+                return Err(Error::unsupported(format!("{} is not supported yet", words.join(" "))));
+            }
+        }
+        let planned = query::plan(self, *statement, context, None).await?;
+        let (schema, cut) = (planned.schema(), planned.cut().clone());
+        Ok(SqlAnswer::Rows(Rows { schema, stream: planned.run(self, context.deadline)?, cut }))
+    }
+
+    /// Waits until `cut` is visible in every view of its streams.
+    ///
+    /// # Errors
+    /// At `deadline`; unknown streams and partitions; views that stopped.
+    pub async fn wait(&self, cut: &Cut, deadline: Instant) -> Result<()> {
+        let catalog = self.catalog();
+        let mut tables = Vec::new();
+        for (stream, _, _) in cut.ends() {
+            let id = catalog.stream(stream)?.id;
+            let views = catalog.tables().filter(|table| table.stream().value() == id);
+            tables.extend(views.map(|table| TableUse { internal: table.name.clone(), name: table.name.clone(), as_of: None }));
+        }
+        cut::choose(self, &Uses { tables, score: false }, cut, deadline).await.map(drop)
+    }
+
+    /// Runs a search request against a document table: the answer's JSON, and the state it sees.
+    ///
+    /// # Errors
+    /// Unknown tables, tables of another kind, requests the index refuses.
+    pub async fn search(
+        &self,
+        table: &str,
+        request: serde_json::Value,
+        wait: &Cut,
+        deadline: Instant,
+    ) -> Result<(Box<serde_json::value::RawValue>, Cut)> {
+        let catalog = self.catalog();
+        let def = Arc::clone(catalog.table(table)?);
+        if !matches!(def.kind, TableKind::Document(_)) {
+            let message = format!("table \"{table}\" is a {} table, search needs a document table", def.kind.name());
+            return Err(Error::new(sqlstate::WRONG_OBJECT_TYPE, ErrorKind::Invalid, message)
+                .hint("CREATE TABLE ... USING document WITH (search = '...') FROM STREAM ..."));
+        }
+        let request: docstore::SearchRequest = serde_json::from_value(request)
+            .map_err(|error| Error::invalid(format!("search request: {error}")).hint("see the HTTP reference, search request"))?;
+        let uses = Uses { tables: vec![TableUse { internal: table.into(), name: table.into(), as_of: None }], score: false };
+        let chosen = cut::choose(self, &uses, wait, deadline).await?;
+        let generation = Arc::clone(&chosen.generations[0]);
+        let view = self.views().get(&def)?;
+        let [part] = &generation.parts[..] else {
+            return Err(Error::unsupported("a search request over a stream of several partitions is not supported yet")
+                .hint("use SQL: WHERE CONTAINS(...) ORDER BY score() DESC"));
+        };
+        let Store::Document(documents) = &part.store else { return Err(Error::internal("a document table has documents")) };
+        let end = chosen.cut.end(&view.stream.name, part.partition).unwrap_or_default();
+        let snapshot = documents.snapshot_at(end).ok_or_else(|| Error::internal("a document state went away meanwhile"))?;
+        let held = Arc::clone(&generation);
+        let searching = self.inner.handle.spawn_blocking(move || {
+            let _held = held;
+            let response = snapshot.search(&request)?;
+            serde_json::value::to_raw_value(&response).map_err(|error| Error::internal(error.to_string()))
+        });
+        match tokio::time::timeout_at(deadline.into(), searching).await {
+            Ok(Ok(response)) => Ok((response?, chosen.cut)),
+            Ok(Err(error)) => Err(Error::internal(format!("the search failed: {error}"))),
+            Err(_) => Err(Error::new(sqlstate::QUERY_CANCELED, ErrorKind::Unavailable, "the search did not finish in time")),
+        }
+    }
+
+    /// Starts a rebuild of a table's view, and says how it stands.
+    ///
+    /// # Errors
+    /// Unknown tables; a rebuild that is running already.
+    pub async fn rebuild(&self, name: &str) -> Result<ViewInfo> {
+        define::rebuild(self, name).await?;
+        self.view(name)
+    }
+
+    /// Waits until generation `generation` of a view, or a newer one, serves.
+    ///
+    /// # Errors
+    /// At `deadline`; when the table is dropped.
+    pub async fn rebuilt(&self, name: &str, generation: u64, deadline: Instant) -> Result<ViewInfo> {
+        loop {
+            let view = self.view(name)?;
+            if view.generation >= generation {
+                return Ok(view);
+            }
+            if Instant::now() >= deadline {
+                return Err(Error::new(
+                    sqlstate::QUERY_CANCELED,
+                    ErrorKind::Unavailable,
+                    format!("the rebuild of \"{name}\" is not done yet"),
+                ));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// All streams with their partitions, internal ones first.
+    #[must_use]
+    pub fn streams(&self) -> Vec<StreamInfo> {
+        self.catalog().streams().map(|def| self.stream_info(def)).collect()
+    }
+
+    /// One stream.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn stream(&self, name: &str) -> Result<StreamInfo> {
+        Ok(self.stream_info(self.catalog().stream(name)?))
+    }
+
+    fn stream_info(&self, def: &StreamDef) -> StreamInfo {
+        let partitions = (0..def.partitions).filter_map(|partition| {
+            let log = self.log().partition(PartitionRef::new(StreamId::new(def.id), partition)).ok()?;
+            Some(PartitionInfo { partition, status: log.status() })
+        });
+        StreamInfo {
+            name: def.name.clone(),
+            id: def.id,
+            ack: def.ack.clone(),
+            compression: def.compression.clone(),
+            partitions: partitions.collect(),
+        }
+    }
+
+    /// All views.
+    #[must_use]
+    pub fn view_infos(&self) -> Vec<ViewInfo> {
+        let catalog = self.catalog();
+        catalog.tables().map(|table| self.view_info(table)).collect()
+    }
+
+    /// One view.
+    ///
+    /// # Errors
+    /// When there is no table of that name.
+    pub fn view(&self, name: &str) -> Result<ViewInfo> {
+        Ok(self.view_info(self.catalog().table(name)?))
+    }
+
+    fn view_info(&self, table: &TableDef) -> ViewInfo {
+        let mut info = ViewInfo {
+            name: table.name.clone(),
+            kind: table.kind.name(),
+            stream: String::new(),
+            generation: table.generation,
+            state: "stopped",
+            reason: Some("it did not open; see the server's log".into()),
+            lag_records: 0,
+            lag_seconds: 0.0,
+            dead_letters: 0,
+            recent_dead_letters: Vec::new(),
+            partitions: Vec::new(),
+            rebuild: None,
+        };
+        let Ok(view) = self.views().get(table) else { return info };
+        let serving = view.serving();
+        info.stream.clone_from(&view.stream.name);
+        info.generation = serving.number;
+        (info.state, info.reason) = state(&view, &serving);
+        for part in &serving.parts {
+            let task = &part.task;
+            info.lag_records += task.lag_records();
+            info.lag_seconds = info.lag_seconds.max(task.lag_seconds());
+            let (count, recent) = task.dead_letters();
+            info.dead_letters += count;
+            info.recent_dead_letters
+                .extend(recent.iter().map(|letter| DeadLetterInfo::new(&view.stream.name, part.partition, letter)));
+            info.partitions.push(ViewPartitionInfo {
+                partition: part.partition,
+                checkpointed: task.checkpointed().value(),
+                applied: task.applied().value(),
+                visible: task.visible().value(),
+                committed: task.partition().committed().get().value(),
+            });
+        }
+        info.rebuild = view.building().map(|building| rebuild_info(&building));
+        info
+    }
+
+    /// What a client should still wait for; empty when everything serves.
+    #[must_use]
+    pub fn not_ready(&self) -> Vec<String> {
+        let mut waits = Vec::new();
+        if let TaskState::Stopped(reason) = self.inner.catalog_task.state() {
+            waits.push(format!("the catalog stopped: {reason}"));
+        }
+        for stream in self.catalog().streams() {
+            for partition in 0..stream.partitions {
+                match self.log().partition(PartitionRef::new(StreamId::new(stream.id), partition)).map(|log| log.health()) {
+                    Ok(Health::Healthy) => {}
+                    Ok(Health::Poisoned(reason) | Health::Corrupt(reason)) => {
+                        waits.push(format!("{}/{partition} takes no writes: {reason}", stream.name));
+                    }
+                    Err(error) => waits.push(format!("{}/{partition}: {error}", stream.name)),
+                }
+            }
+        }
+        for view in self.view_infos() {
+            if let Some(reason) = view.reason {
+                waits.push(format!("view {} stopped: {reason}", view.name));
+            }
+        }
+        waits
+    }
+
+    /// Bytes of the RAM tier in use, and its budget.
+    #[must_use]
+    pub fn memory(&self) -> (u64, u64) {
+        self.log().memory_bytes()
+    }
+
+    /// The disk's backend.
+    #[must_use]
+    pub fn disk_backend(&self) -> &'static str {
+        self.log().disk_backend()
+    }
+
+    /// Who the data folder belongs to.
+    #[must_use]
+    pub fn identity(&self) -> logcore::log::Identity {
+        self.log().identity().clone()
+    }
+}
+
+fn state(view: &View, serving: &Generation) -> (&'static str, Option<String>) {
+    let stopped = serving.parts.iter().find_map(|part| match part.task.state() {
+        TaskState::Stopped(reason) => Some(reason),
+        TaskState::Running => None,
+    });
+    match (stopped, view.building()) {
+        (Some(reason), _) => ("stopped", Some(reason)),
+        (None, Some(_)) => ("rebuilding", None),
+        (None, None) => ("running", None),
+    }
+}
+
+fn rebuild_info(building: &Generation) -> RebuildInfo {
+    let (records, records_total) = building.progress();
+    let mut records_per_second = 0.0;
+    for part in &building.parts {
+        let (applied, ran) = part.task.progress();
+        #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
+        let rate = applied as f64 / ran.as_secs_f64().max(0.001);
+        records_per_second += rate;
+    }
+    #[allow(clippy::cast_precision_loss, reason = "a guess for people")]
+    let left = records_total.saturating_sub(records) as f64;
+    let seconds_to_go = (records_per_second > 0.0).then(|| left / records_per_second);
+    RebuildInfo { generation: building.number, records, records_total, records_per_second, seconds_to_go }
+}

@@ -1,0 +1,365 @@
+//! Carrying out DDL: checked, recorded in `_catalog`, then made real.
+//!
+//! # Crash safety
+//! The catalog's record is the definition. A stop between it and the folders leaves either folders that nothing names, removed
+//! at the next start, or a definition without folders, which are then made.
+
+use std::sync::Arc;
+
+use docstore::{Analyzer, Mapping, SearchField};
+use logcore::{ErrorKind, PartitionRef, StreamId};
+use rowstore::{ColumnType, TableSchema};
+use tsstore::{FieldKind, SeriesSchema};
+
+use crate::answer::SqlAnswer;
+use crate::catalog::{CatalogRecord, CatalogState, SeriesDef, Source, StreamDef, TableDef, TableKind};
+use crate::database::Database;
+use crate::error::{Error, Result, sqlstate};
+use crate::query::Context;
+use crate::sql::ddl::{CreateTable, Ddl, Options};
+use crate::view::rebuild;
+use crate::{dml, show};
+
+/// Partitions of one stream.
+const PARTITIONS_MAX: u32 = 1_024;
+/// Bytes of a name.
+const NAME_BYTES_MAX: usize = 255;
+
+/// Carries out a statement of ours.
+///
+/// # Errors
+/// What is wrong with it or stands against it.
+pub async fn execute(database: &Database, ddl: Ddl, context: Context<'_>) -> Result<SqlAnswer> {
+    match ddl {
+        Ddl::ShowStreams => show::streams(database),
+        Ddl::ShowViews => show::views(database),
+        Ddl::ShowTables => show::tables(database),
+        Ddl::CreateStream { name, if_not_exists, options } => create_stream(database, name, if_not_exists, options).await,
+        Ddl::DropStream { name, if_exists } => drop_stream(database, &name, if_exists).await,
+        Ddl::CreateTable(table) => create_table(database, table, context).await,
+        Ddl::DropTable { name, if_exists } => drop_table(database, &name, if_exists).await,
+        Ddl::RebuildView { name } => {
+            database.rebuild(&name).await?;
+            Ok(done("REBUILD VIEW", None))
+        }
+    }
+}
+
+fn done(tag: &'static str, position: Option<crate::Cut>) -> SqlAnswer {
+    SqlAnswer::Done { tag, position }
+}
+
+/// Whether a name can be given to something new.
+fn check_name(catalog: &CatalogState, name: &str) -> Result<()> {
+    let fine = |part: &str| !part.is_empty() && !part.contains(['/', '@', ',', '"', '\0']) && part.trim() == part;
+    if !name.split('.').all(fine) || name.len() > NAME_BYTES_MAX || name.starts_with('_') {
+        return Err(Error::invalid(format!("\"{name}\" can't be a name"))
+            .hint("use letters, digits, underscores and dots, not an underscore first, at most 255 bytes"));
+    }
+    let taken = match (catalog.find_stream(name), catalog.find_table(name)) {
+        (Some(_), _) => "stream",
+        (_, Some(_)) => "table",
+        _ => return Ok(()),
+    };
+    let message = format!("a {taken} named \"{name}\" already exists");
+    Err(Error::new(sqlstate::DUPLICATE_TABLE, ErrorKind::Conflict, message).hint("choose another name, or say IF NOT EXISTS"))
+}
+
+async fn create_stream(database: &Database, name: String, if_not_exists: bool, mut options: Options) -> Result<SqlAnswer> {
+    let _ddl = database.ddl_lock().await;
+    let catalog = database.catalog();
+    if if_not_exists && catalog.find_stream(&name).is_some() {
+        return Ok(done("CREATE STREAM", None));
+    }
+    check_name(&catalog, &name)?;
+    let partitions = match options.take("partitions") {
+        None => 1,
+        Some(text) => text
+            .parse()
+            .ok()
+            .filter(|count| (1..=PARTITIONS_MAX).contains(count))
+            .ok_or_else(|| Error::invalid(format!("partitions = {text} is out of range")).hint("1 to 1024"))?,
+    };
+    let choice = |name: &str, value: Option<String>, allowed: &[&str], later: &[&str]| match value {
+        None => Ok(allowed[0].to_owned()),
+        Some(value) if allowed.contains(&value.as_str()) => Ok(value),
+        Some(value) if later.contains(&value.as_str()) => {
+            Err(Error::unsupported(format!("{name} = '{value}' is not supported yet")))
+        }
+        Some(value) => {
+            Err(Error::invalid(format!("{name} = '{value}' is unknown")).hint(format!("use {}", allowed.join(" or "))))
+        }
+    };
+    let ack = choice("ack", options.take("ack"), &["disk"], &["memory", "quorum"])?;
+    let compression = choice("compression", options.take("compression"), &["none", "zstd"], &["gzip", "snappy", "lz4"])?;
+    if let Some(retention) = options.take("retention").filter(|retention| retention != "none") {
+        return Err(
+            Error::unsupported(format!("retention = '{retention}' is not supported yet")).hint("records are kept for ever")
+        );
+    }
+    if options.take("compact").is_some_and(|compact| compact != "false") {
+        return Err(Error::unsupported("compact = true is not supported yet"));
+    }
+    options.finish(&["partitions", "ack", "retention", "compact", "compression"])?;
+    let def = StreamDef { id: catalog.next_stream(), name, partitions, ack, compression };
+    let position = database.record(&CatalogRecord::StreamCreated(def.clone())).await?;
+    for partition in 0..partitions {
+        let (log, id) = (Arc::clone(database.log()), PartitionRef::new(StreamId::new(def.id), partition));
+        crate::append::blocking(move || Ok(log.open_partition(id).map(drop)?)).await?;
+    }
+    Ok(done("CREATE STREAM", Some(position)))
+}
+
+async fn drop_stream(database: &Database, name: &str, if_exists: bool) -> Result<SqlAnswer> {
+    let _ddl = database.ddl_lock().await;
+    let catalog = database.catalog();
+    if if_exists && catalog.find_stream(name).is_none() {
+        return Ok(done("DROP STREAM", None));
+    }
+    let def = Arc::clone(catalog.stream(name)?);
+    if def.id < StreamId::FIRST_USER.value() {
+        return Err(Error::new(
+            sqlstate::WRONG_OBJECT_TYPE,
+            ErrorKind::Invalid,
+            format!("stream \"{name}\" belongs to the database"),
+        ));
+    }
+    let views: Vec<&str> =
+        catalog.tables().filter(|table| table.stream().value() == def.id).map(|table| table.name.as_str()).collect();
+    if !views.is_empty() {
+        let message = format!("stream \"{name}\" has views: {}", views.join(", "));
+        return Err(Error::new("2BP01", ErrorKind::Conflict, message).hint("DROP TABLE them first"));
+    }
+    let position = database.record(&CatalogRecord::StreamDropped { id: def.id }).await?;
+    let log = Arc::clone(database.log());
+    crate::append::blocking(move || Ok(log.remove_stream(StreamId::new(def.id))?)).await?;
+    Ok(done("DROP STREAM", Some(position)))
+}
+
+async fn create_table(database: &Database, table: CreateTable, context: Context<'_>) -> Result<SqlAnswer> {
+    let _ddl = database.ddl_lock().await;
+    let catalog = database.catalog();
+    if table.if_not_exists && catalog.find_table(&table.name).is_some() {
+        return Ok(done("CREATE TABLE", None));
+    }
+    check_name(&catalog, &table.name)?;
+    let stream = match &table.stream {
+        Some(name) => Arc::clone(catalog.stream(name)?),
+        None => Arc::clone(catalog.stream("_tables")?),
+    };
+    let mut options = table.options;
+    let kind = match table.kind.as_str() {
+        "row" => {
+            options.finish(&["none for row tables"])?;
+            TableKind::Row(row_schema(table.schema, table.stream.is_some())?)
+        }
+        "document" if table.stream.is_none() => {
+            return Err(Error::unsupported("document tables without a stream are not supported yet").hint("add FROM STREAM name"));
+        }
+        "document" if table.schema.is_some() => {
+            return Err(
+                Error::invalid("a document table has no column list").hint("name paths in WITH (search = '...', facets = '...')")
+            );
+        }
+        "document" => TableKind::Document(mapping(&mut options).and_then(|mapping| {
+            options.finish(&["key", "search", "facets"])?;
+            Ok(mapping)
+        })?),
+        "series" if table.stream.is_none() => {
+            return Err(Error::unsupported("series tables without a stream are not supported yet").hint("add FROM STREAM name"));
+        }
+        "series" => TableKind::Series(series(table.schema, &mut options).and_then(|series| {
+            options.finish(&["time", "tags", "chunk"])?;
+            Ok(series)
+        })?),
+        other => return Err(Error::invalid(format!("USING {other} is unknown")).hint("use row, document or series")),
+    };
+    let source = match table.stream {
+        None if table.select.is_some() => {
+            return Err(Error::unsupported("CREATE TABLE ... AS SELECT without FROM STREAM is not supported yet"));
+        }
+        None => Source::Own,
+        Some(_) => Source::Stream { stream: stream.id, select: table.select },
+    };
+    let def = TableDef { id: catalog.next_table(), name: table.name, source, kind, generation: 1, building: None, newest: 1 };
+    if let TableKind::Row(schema) = &def.kind {
+        for (at, default) in schema.columns.iter().enumerate().filter_map(|(at, column)| Some((at, column.default.as_ref()?))) {
+            dml::evaluate(database, default, schema, at, context).await?;
+        }
+    }
+    // Opened before it is recorded: a SELECT that does not plan or a mapping that does not fit leaves nothing behind.
+    let view = database.views().open(&def, &stream).await;
+    if let Err(error) = view {
+        retire(database, def.id);
+        return Err(error);
+    }
+    match database.record(&CatalogRecord::TableCreated(Box::new(def.clone()))).await {
+        Ok(position) => Ok(done("CREATE TABLE", Some(position))),
+        Err(error) => {
+            retire(database, def.id);
+            Err(error)
+        }
+    }
+}
+
+/// Lets go of a table's generations in the background, once their last readers are gone.
+fn retire(database: &Database, table: u32) {
+    for generation in database.views().take(table) {
+        let background = database.clone();
+        database.spawn(async move {
+            if let Err(error) = background.views().retire(table, generation).await {
+                tracing::warn!(table, %error, "files of a dropped table stay until the next start");
+            }
+        });
+    }
+}
+
+fn row_schema(schema: Option<TableSchema>, of_stream: bool) -> Result<TableSchema> {
+    let schema = schema.ok_or_else(|| Error::syntax("a row table needs columns: CREATE TABLE t (id BIGINT PRIMARY KEY, ...)"))?;
+    if schema.primary_key.is_empty() && !of_stream {
+        return Err(Error::unsupported("a table without a primary key is not supported yet").hint("add PRIMARY KEY to a column"));
+    }
+    if of_stream && let Some(column) = schema.columns.iter().find(|column| column.default.is_some()) {
+        return Err(Error::invalid(format!("column \"{}\" of a view can't have a DEFAULT", column.name)));
+    }
+    Ok(schema)
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|word| !word.is_empty())
+}
+
+fn mapping(options: &mut Options) -> Result<Mapping> {
+    let search = options.take("search").unwrap_or_default();
+    let field = |word: &str| {
+        let (path, analyzer) = word.split_once(':').unwrap_or((word, "standard"));
+        let analyzer = match analyzer.trim() {
+            "standard" => Analyzer::Standard,
+            "whitespace" => Analyzer::Whitespace,
+            "keyword" => Analyzer::Keyword,
+            "english" => Analyzer::English,
+            other => {
+                return Err(Error::invalid(format!("analyzer \"{other}\" is unknown"))
+                    .hint("use standard, english, whitespace or keyword"));
+            }
+        };
+        Ok(SearchField { path: path.trim().to_owned(), analyzer })
+    };
+    let mapping = Mapping {
+        key: options.take("key").unwrap_or_default(),
+        search: words(&search).map(field).collect::<Result<_>>()?,
+        facets: words(&options.take("facets").unwrap_or_default()).map(str::to_owned).collect(),
+    };
+    mapping.validate()?;
+    Ok(mapping)
+}
+
+fn series(schema: Option<TableSchema>, options: &mut Options) -> Result<SeriesDef> {
+    let mut schema = schema.ok_or_else(|| Error::syntax("a series table needs columns: CREATE TABLE s (ts TIMESTAMPTZ, ...)"))?;
+    if !schema.primary_key.is_empty() {
+        return Err(Error::invalid("a series table has no primary key: its points are told apart by time and tags"));
+    }
+    let time = options.take("time").ok_or_else(|| Error::invalid("a series table needs WITH (time = 'column')"))?;
+    let tags: Vec<String> = words(&options.take("tags").unwrap_or_default()).map(str::to_owned).collect();
+    for name in tags.iter().chain([&time]) {
+        let column = schema.column(name).ok_or_else(|| Error::invalid(format!("\"{name}\" is not a column of the table")))?;
+        let (wanted, fits) = match *name == time {
+            true => ("TIMESTAMPTZ", matches!(schema.columns[column].kind, ColumnType::TimestampTz | ColumnType::Timestamp)),
+            false => ("TEXT", schema.columns[column].kind == ColumnType::Text),
+        };
+        if !fits {
+            return Err(Error::invalid(format!("column \"{name}\" must be {wanted}")));
+        }
+    }
+    let chunk = options.take("chunk").unwrap_or_else(|| "7 days".into());
+    let chunk_millis =
+        millis(&chunk).ok_or_else(|| Error::invalid(format!("chunk = '{chunk}' is not a time span")).hint("write '7 days'"))?;
+    let mut fields = Vec::new();
+    for column in &mut schema.columns {
+        if column.name == time {
+            (column.kind, column.not_null) = (ColumnType::TimestampTz, true);
+            continue;
+        }
+        if tags.contains(&column.name) {
+            continue;
+        }
+        let (kind, field) = match column.kind {
+            ColumnType::Real | ColumnType::Double => (ColumnType::Double, FieldKind::Float),
+            ColumnType::SmallInt | ColumnType::Integer | ColumnType::BigInt => (ColumnType::BigInt, FieldKind::Integer),
+            ColumnType::Boolean => (ColumnType::Boolean, FieldKind::Boolean),
+            ColumnType::Text => (ColumnType::Text, FieldKind::Text),
+            _ => {
+                return Err(Error::unsupported(format!("column \"{}\" has a type that a series does not keep", column.name))
+                    .hint("use DOUBLE PRECISION, BIGINT, BOOLEAN or TEXT"));
+            }
+        };
+        column.kind = kind;
+        if std::mem::take(&mut column.not_null) {
+            return Err(Error::unsupported(format!("NOT NULL on field \"{}\" of a series is not supported yet", column.name)));
+        }
+        fields.push((column.name.clone(), field));
+    }
+    let columns = schema.columns.iter().map(|column| column.name.clone()).collect();
+    let series = SeriesSchema { columns, ..SeriesSchema::new(time, tags, fields, chunk_millis) };
+    Ok(SeriesDef { columns: schema, series })
+}
+
+fn millis(text: &str) -> Option<i64> {
+    let text = text.trim();
+    let digits = text.find(|ch: char| !ch.is_ascii_digit())?;
+    let unit = match text[digits..].trim().trim_end_matches('s') {
+        "m" => 1,
+        "econd" | "sec" | "second" | "" => 1_000,
+        "minute" | "min" => 60_000,
+        "hour" | "h" => 3_600_000,
+        "day" | "d" => 86_400_000,
+        "week" | "w" => 604_800_000,
+        _ => return None,
+    };
+    text[..digits].parse::<i64>().ok()?.checked_mul(unit).filter(|millis| *millis > 0)
+}
+
+async fn drop_table(database: &Database, name: &str, if_exists: bool) -> Result<SqlAnswer> {
+    let _ddl = database.ddl_lock().await;
+    let catalog = database.catalog();
+    if if_exists && catalog.find_table(name).is_none() {
+        return Ok(done("DROP TABLE", None));
+    }
+    let def = Arc::clone(catalog.table(name)?);
+    let position = database.record(&CatalogRecord::TableDropped { id: def.id }).await?;
+    retire(database, def.id);
+    Ok(done("DROP TABLE", Some(position)))
+}
+
+/// Starts a rebuild.
+///
+/// # Errors
+/// When one is running or its files can't be made.
+pub async fn rebuild(database: &Database, name: &str) -> Result<()> {
+    let _ddl = database.ddl_lock().await;
+    let catalog = database.catalog();
+    let table = catalog.table(name)?;
+    let view = database.views().get(table)?;
+    if let Some(building) = view.building() {
+        let message = format!("view \"{name}\" is being rebuilt already, as generation {}", building.number);
+        return Err(Error::new(sqlstate::OBJECT_IN_USE, ErrorKind::Conflict, message).hint("see SHOW VIEWS for its progress"));
+    }
+    let generation = table.newest + 1;
+    database.record(&CatalogRecord::RebuildStarted { id: table.id, generation }).await?;
+    rebuild::begin(database, view, generation).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::millis;
+
+    #[test]
+    fn spans_of_time() {
+        assert_eq!(millis("7 days"), Some(604_800_000));
+        assert_eq!(millis("1h"), Some(3_600_000));
+        assert_eq!(millis("500 ms"), Some(500));
+        assert_eq!(millis("90 seconds"), Some(90_000));
+        assert_eq!(millis("0 days"), None);
+        assert_eq!(millis("soon"), None);
+    }
+}

@@ -1,0 +1,253 @@
+//! Errors as a user of the database meets them: an SQLSTATE code, a kind, a message that names the thing and the place, and a
+//! hint that says what to do.
+//!
+//! Everything below (`logcore`, the stores, DataFusion) is turned into this at the facade; the server maps [`Error::kind`] to
+//! protocols in one table.
+
+use std::fmt;
+
+use datafusion::arrow::error::ArrowError;
+use datafusion::common::{DataFusionError, SchemaError};
+use logcore::ErrorKind;
+
+/// The result of every operation of the facade.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// See the module docs.
+#[derive(Debug, Clone)]
+pub struct Error {
+    code: &'static str,
+    kind: ErrorKind,
+    message: String,
+    hint: Option<String>,
+}
+
+/// SQLSTATE codes that are used here, with PostgreSQL's names.
+pub mod sqlstate {
+    #![allow(missing_docs, reason = "the names are PostgreSQL's")]
+    pub const FEATURE_NOT_SUPPORTED: &str = "0A000";
+    pub const INVALID_TEXT_REPRESENTATION: &str = "22P02";
+    pub const NUMERIC_VALUE_OUT_OF_RANGE: &str = "22003";
+    pub const DIVISION_BY_ZERO: &str = "22012";
+    pub const INVALID_PARAMETER_VALUE: &str = "22023";
+    pub const DATA_EXCEPTION: &str = "22000";
+    pub const NOT_NULL_VIOLATION: &str = "23502";
+    pub const UNIQUE_VIOLATION: &str = "23505";
+    pub const SERIALIZATION_FAILURE: &str = "40001";
+    pub const SYNTAX_ERROR: &str = "42601";
+    pub const UNDEFINED_COLUMN: &str = "42703";
+    pub const UNDEFINED_FUNCTION: &str = "42883";
+    pub const UNDEFINED_TABLE: &str = "42P01";
+    pub const DUPLICATE_TABLE: &str = "42P07";
+    pub const WRONG_OBJECT_TYPE: &str = "42809";
+    pub const DATATYPE_MISMATCH: &str = "42804";
+    pub const OBJECT_IN_USE: &str = "55006";
+    pub const PROGRAM_LIMIT_EXCEEDED: &str = "54000";
+    pub const OUT_OF_MEMORY: &str = "53200";
+    pub const DISK_FULL: &str = "53100";
+    pub const CONFIGURATION_LIMIT: &str = "53400";
+    pub const QUERY_CANCELED: &str = "57014";
+    pub const CANNOT_CONNECT_NOW: &str = "57P03";
+    pub const IO_ERROR: &str = "58030";
+    pub const DATA_CORRUPTED: &str = "XX001";
+    pub const INTERNAL_ERROR: &str = "XX000";
+}
+
+impl Error {
+    /// An error with all its facts; prefer the named constructors.
+    pub fn new(code: &'static str, kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { code, kind, message: message.into(), hint: None }
+    }
+
+    /// The request is wrong.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(sqlstate::INVALID_PARAMETER_VALUE, ErrorKind::Invalid, message)
+    }
+
+    /// The statement does not parse; the message carries line and column.
+    pub fn syntax(message: impl Into<String>) -> Self {
+        Self::new(sqlstate::SYNTAX_ERROR, ErrorKind::Invalid, message)
+    }
+
+    /// Something that PostgreSQL or the design has and this version has not.
+    pub fn unsupported(message: impl Into<String>) -> Self {
+        Self::new(sqlstate::FEATURE_NOT_SUPPORTED, ErrorKind::Invalid, message)
+    }
+
+    /// There is no such table, stream or view; `known` are the names there are.
+    pub fn unknown<'a>(what: &str, name: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
+        let error = Self::new(sqlstate::UNDEFINED_TABLE, ErrorKind::NotFound, format!("{what} \"{name}\" does not exist"));
+        match nearest(name, known) {
+            Some(near) => error.hint(format!("did you mean \"{near}\"?")),
+            None => error,
+        }
+    }
+
+    /// A bug or a broken environment.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(sqlstate::INTERNAL_ERROR, ErrorKind::Internal, message)
+    }
+
+    /// Adds what to do.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The SQLSTATE.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// What the caller should do.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// What is wrong, where.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn hint_text(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    /// Whether the state a change was computed from is out of date: compute it again.
+    #[must_use]
+    pub fn is_conflict_to_retry(&self) -> bool {
+        self.code == sqlstate::SERIALIZATION_FAILURE
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// The known name that `name` is most likely meant to be.
+pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let lower = name.to_lowercase();
+    let scored = known.into_iter().map(|known| (strsim::damerau_levenshtein(&lower, &known.to_lowercase()), known));
+    scored.filter(|(distance, known)| *distance <= (known.chars().count() / 3).max(1)).min().map(|(_, known)| known)
+}
+
+impl From<logcore::Error> for Error {
+    fn from(error: logcore::Error) -> Self {
+        let kind = error.kind();
+        let code = match kind {
+            ErrorKind::Invalid => sqlstate::INVALID_PARAMETER_VALUE,
+            ErrorKind::NotFound => sqlstate::UNDEFINED_TABLE,
+            ErrorKind::Conflict => sqlstate::SERIALIZATION_FAILURE,
+            ErrorKind::TooLarge => sqlstate::PROGRAM_LIMIT_EXCEEDED,
+            ErrorKind::Throttled => sqlstate::CONFIGURATION_LIMIT,
+            ErrorKind::NoSpace => sqlstate::DISK_FULL,
+            ErrorKind::Corrupt => sqlstate::DATA_CORRUPTED,
+            ErrorKind::Unavailable if matches!(error, logcore::Error::Timeout { .. }) => sqlstate::QUERY_CANCELED,
+            ErrorKind::Unavailable => sqlstate::CANNOT_CONNECT_NOW,
+            ErrorKind::Internal => sqlstate::INTERNAL_ERROR,
+        };
+        Self::new(code, kind, error.to_string())
+    }
+}
+
+impl From<DataFusionError> for Error {
+    fn from(error: DataFusionError) -> Self {
+        let place = error.diagnostic().and_then(|diagnostic| diagnostic.span).map(|span| span.start);
+        let at = place.map(|start| format!(" at line {}, column {}", start.line, start.column)).unwrap_or_default();
+        match error.find_root() {
+            DataFusionError::External(inner) => match inner.downcast_ref::<Self>() {
+                Some(own) => own.clone(),
+                None => Self::internal(inner.to_string()),
+            },
+            DataFusionError::SchemaError(inner, _) => from_schema_error(inner, &at),
+            DataFusionError::SQL(parser, _) => Self::syntax(parser.to_string()),
+            DataFusionError::ResourcesExhausted(message) => Self::new(
+                sqlstate::OUT_OF_MEMORY,
+                ErrorKind::TooLarge,
+                format!("the statement needs more memory than it may use: {message}"),
+            )
+            .hint("narrow it with WHERE or LIMIT, or raise sql.memory_bytes_max"),
+            DataFusionError::NotImplemented(message) => Self::unsupported(message.clone()),
+            DataFusionError::ArrowError(arrow, _) if matches!(**arrow, ArrowError::DivideByZero) => {
+                Self::new(sqlstate::DIVISION_BY_ZERO, ErrorKind::Invalid, "division by zero")
+            }
+            DataFusionError::ArrowError(arrow, _) => {
+                Self::new(sqlstate::INVALID_TEXT_REPRESENTATION, ErrorKind::Invalid, arrow.to_string())
+            }
+            DataFusionError::Execution(message) => Self::new(sqlstate::DATA_EXCEPTION, ErrorKind::Invalid, message.clone()),
+            DataFusionError::Plan(message) => {
+                let code = if message.starts_with("Invalid function") {
+                    sqlstate::UNDEFINED_FUNCTION
+                } else if message.starts_with("table '") {
+                    sqlstate::UNDEFINED_TABLE
+                } else {
+                    sqlstate::DATATYPE_MISMATCH
+                };
+                let (message, hint) =
+                    message.split_once("\nDid you mean ").map_or((message.as_str(), None), |(m, h)| (m, Some(h)));
+                let error = Self::new(code, ErrorKind::Invalid, format!("{message}{at}"));
+                match hint {
+                    Some(hint) => error.hint(format!("did you mean {}?", hint.trim_end_matches('?').replace('\'', "\""))),
+                    None => error,
+                }
+            }
+            other => Self::internal(other.strip_backtrace()),
+        }
+    }
+}
+
+fn from_schema_error(error: &SchemaError, at: &str) -> Error {
+    let undefined = |message| Error::new(sqlstate::UNDEFINED_COLUMN, ErrorKind::Invalid, message);
+    match error {
+        SchemaError::FieldNotFound { field, valid_fields } => {
+            let error = undefined(format!("column \"{}\" does not exist{at}", field.name));
+            match nearest(&field.name, valid_fields.iter().map(|field| field.name.as_str())) {
+                Some(near) => error.hint(format!("did you mean \"{near}\"?")),
+                None => {
+                    let mut names: Vec<&str> = valid_fields.iter().map(|field| field.name.as_str()).collect();
+                    names.truncate(20);
+                    error.hint(format!("the columns are {}", names.join(", ")))
+                }
+            }
+        }
+        SchemaError::AmbiguousReference { field } => {
+            undefined(format!("column \"{}\" is in more than one table{at}", field.name)).hint("put the table's name before it")
+        }
+        other => undefined(format!("{other}{at}")),
+    }
+}
+
+macro_rules! from_store {
+    ($store:ident) => {
+        impl From<$store::Error> for Error {
+            fn from(error: $store::Error) -> Self {
+                let kind = error.kind();
+                let code = match kind {
+                    ErrorKind::Invalid | ErrorKind::NotFound => sqlstate::INVALID_PARAMETER_VALUE,
+                    ErrorKind::Conflict => sqlstate::SERIALIZATION_FAILURE,
+                    ErrorKind::TooLarge => sqlstate::PROGRAM_LIMIT_EXCEEDED,
+                    ErrorKind::Throttled => sqlstate::CONFIGURATION_LIMIT,
+                    ErrorKind::NoSpace => sqlstate::DISK_FULL,
+                    ErrorKind::Corrupt => sqlstate::DATA_CORRUPTED,
+                    ErrorKind::Unavailable => sqlstate::IO_ERROR,
+                    ErrorKind::Internal => sqlstate::INTERNAL_ERROR,
+                };
+                Self::new(code, kind, error.to_string())
+            }
+        }
+    };
+}
+
+from_store!(rowstore);
+from_store!(docstore);
+from_store!(tsstore);

@@ -1,0 +1,170 @@
+//! A row table at a cut: conditions on the primary key become a range of keys.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::Result as PlanResult;
+use datafusion::datasource::TableType;
+use datafusion::logical_expr::{Expr, Operator, TableProviderFilterPushDown};
+use datafusion::physical_plan::ExecutionPlan;
+use logcore::Offset;
+use rowstore::key::{after_prefix, encode_part};
+use rowstore::{RowTable, ScanRequest, TableSchema, Value};
+
+use super::filter::comparison;
+use super::scan::{Bounds, Scan, ScanExec};
+use crate::error::{Error, Result};
+
+/// See the module docs.
+pub struct RowProvider {
+    name: String,
+    parts: Vec<(RowTable, Offset)>,
+    table: Arc<TableSchema>,
+    schema: SchemaRef,
+}
+
+impl RowProvider {
+    /// The table's partitions, each with the cut it is read at.
+    #[must_use]
+    pub fn new(name: &str, table: Arc<TableSchema>, parts: Vec<(RowTable, Offset)>) -> Self {
+        Self { name: name.to_owned(), parts, schema: table.arrow(), table }
+    }
+}
+
+impl std::fmt::Debug for RowProvider {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "rows of {}", self.name)
+    }
+}
+
+/// A range of encoded keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct KeyRange {
+    from: Vec<u8>,
+    until: Option<Vec<u8>>,
+    /// Conditions that went into it, for EXPLAIN.
+    pushed: Vec<String>,
+}
+
+/// The range that holds every key for which all `filters` can be true.
+fn key_range(table: &TableSchema, filters: &[Expr]) -> KeyRange {
+    let mut range = KeyRange::default();
+    let mut prefix = Vec::new();
+    for at in &table.primary_key {
+        let column = &table.columns[*at];
+        let conditions: Vec<(Operator, Vec<u8>, &Expr)> = filters
+            .iter()
+            .filter_map(|filter| {
+                let found = comparison(filter).filter(|found| found.column == column.name)?;
+                if found.value.data_type() != column.kind.arrow() {
+                    return None;
+                }
+                let mut part = Vec::new();
+                encode_part(&mut part, &Value::from_array(found.value.to_array().ok()?.as_ref(), 0));
+                Some((found.operator, part, filter))
+            })
+            .collect();
+        if let Some((_, part, filter)) = conditions.iter().find(|(operator, ..)| *operator == Operator::Eq) {
+            prefix.extend_from_slice(part);
+            range.pushed.push(filter.to_string());
+            continue;
+        }
+        let (mut from, mut until) = (prefix.clone(), after_prefix(&prefix));
+        for (operator, part, filter) in &conditions {
+            let bound = [&prefix[..], part].concat();
+            match operator {
+                Operator::GtEq => from = from.max(bound),
+                Operator::Gt => from = after_prefix(&bound).map_or(from.clone(), |bound| bound.max(from)),
+                Operator::Lt => until = Some(until.map_or(bound.clone(), |until| until.min(bound))),
+                Operator::LtEq => {
+                    until = match (until, after_prefix(&bound)) {
+                        (Some(until), Some(bound)) => Some(until.min(bound)),
+                        (until, bound) => until.or(bound),
+                    }
+                }
+                _ => continue,
+            }
+            range.pushed.push(filter.to_string());
+        }
+        (range.from, range.until) = (from, until);
+        return range;
+    }
+    (range.until, range.from) = (after_prefix(&prefix), prefix);
+    range
+}
+
+#[async_trait]
+impl TableProvider for RowProvider {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> PlanResult<Vec<TableProviderFilterPushDown>> {
+        let on_key = |filter: &&Expr| {
+            comparison(filter)
+                .is_some_and(|found| self.table.primary_key.iter().any(|at| self.table.columns[*at].name == found.column))
+        };
+        let answer =
+            |filter| if on_key(filter) { TableProviderFilterPushDown::Inexact } else { TableProviderFilterPushDown::Unsupported };
+        Ok(filters.iter().map(answer).collect())
+    }
+
+    async fn scan(
+        &self,
+        _state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> PlanResult<Arc<dyn ExecutionPlan>> {
+        let projection = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
+        let schema = Arc::new(self.schema.project(&projection)?);
+        let scan = RowScan {
+            name: self.name.clone(),
+            parts: self.parts.clone(),
+            projection,
+            range: key_range(&self.table, filters),
+            columns: schema.fields().iter().map(|field| field.name().clone()).collect(),
+        };
+        Ok(Arc::new(ScanExec::new(Arc::new(scan), schema, limit)))
+    }
+}
+
+struct RowScan {
+    name: String,
+    parts: Vec<(RowTable, Offset)>,
+    projection: Vec<usize>,
+    range: KeyRange,
+    columns: Vec<String>,
+}
+
+impl Scan for RowScan {
+    fn run(&self, partition: usize, bounds: Bounds, emit: &mut dyn FnMut(RecordBatch) -> ControlFlow<()>) -> Result<()> {
+        let Some((table, cut)) = self.parts.get(partition) else { return Ok(()) };
+        let request = ScanRequest {
+            projection: self.projection.clone(),
+            from: self.range.from.clone(),
+            until: self.range.until.clone(),
+            limit: bounds.limit,
+            cut: *cut,
+            batch_rows: bounds.batch_rows,
+        };
+        table.scan(&request, emit).map_err(Error::from)
+    }
+
+    fn partitions(&self) -> usize {
+        self.parts.len()
+    }
+
+    fn describe(&self) -> String {
+        let key = if self.range.pushed.is_empty() { "all".to_owned() } else { self.range.pushed.join(" AND ") };
+        format!("RowScan: {}, columns=[{}], key range: {key}", self.name, self.columns.join(", "))
+    }
+}

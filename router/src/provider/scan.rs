@@ -1,0 +1,165 @@
+//! The plan node over a store: one execution partition per log partition, limits and top-k pushed into it.
+
+use std::fmt;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::Result;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, SchedulingType};
+use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties, SortOrderPushdownResult,
+};
+
+/// Batches between the thread that reads and the query.
+const CHANNEL_BATCHES: usize = 2;
+
+/// How much of a partition to read.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Rows at most.
+    pub limit: Option<usize>,
+    /// Best first, by score.
+    pub by_score: bool,
+    /// Rows per batch at most.
+    pub batch_rows: usize,
+}
+
+/// A store's side of a scan.
+pub trait Scan: Send + Sync {
+    /// Hands the rows of one partition to `emit` until it breaks. Runs on a blocking thread.
+    ///
+    /// # Errors
+    /// What the store says.
+    fn run(
+        &self,
+        partition: usize,
+        bounds: Bounds,
+        emit: &mut dyn FnMut(RecordBatch) -> ControlFlow<()>,
+    ) -> Result<(), crate::Error>;
+
+    /// Log partitions.
+    fn partitions(&self) -> usize;
+
+    /// What is read and what was pushed into it, for EXPLAIN.
+    fn describe(&self) -> String;
+
+    /// The column whose descending order the store can give, best first.
+    fn score_column(&self) -> Option<usize> {
+        None
+    }
+}
+
+/// See the module docs.
+#[derive(Clone)]
+pub struct ScanExec {
+    scan: Arc<dyn Scan>,
+    schema: SchemaRef,
+    properties: Arc<PlanProperties>,
+    fetch: Option<usize>,
+    by_score: bool,
+}
+
+impl ScanExec {
+    /// A node that reads `scan`, whose batches have `schema`.
+    #[must_use]
+    pub fn new(scan: Arc<dyn Scan>, schema: SchemaRef, limit: Option<usize>) -> Self {
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(Arc::clone(&schema)),
+            Partitioning::UnknownPartitioning(scan.partitions().max(1)),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        )
+        .with_scheduling_type(SchedulingType::Cooperative);
+        Self { scan, schema, properties: Arc::new(properties), fetch: limit, by_score: false }
+    }
+}
+
+impl fmt::Debug for ScanExec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.scan.describe())
+    }
+}
+
+impl DisplayAs for ScanExec {
+    fn fmt_as(&self, _kind: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.scan.describe())?;
+        if self.by_score {
+            f.write_str(", top by score")?;
+        }
+        match self.fetch {
+            Some(fetch) => write!(f, ", limit={fetch}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl ExecutionPlan for ScanExec {
+    fn name(&self) -> &'static str {
+        "ScanExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn apply_expressions(
+        &self,
+        _visit: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(self: Arc<Self>, _children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn fetch(&self) -> Option<usize> {
+        self.fetch
+    }
+
+    fn with_fetch(&self, fetch: Option<usize>) -> Option<Arc<dyn ExecutionPlan>> {
+        // Several partitions would each stop at the limit.
+        let single = self.scan.partitions() <= 1;
+        single.then(|| Arc::new(Self { fetch, ..self.clone() }) as Arc<dyn ExecutionPlan>)
+    }
+
+    fn try_pushdown_sort(&self, order: &[PhysicalSortExpr]) -> Result<SortOrderPushdownResult<Arc<dyn ExecutionPlan>>> {
+        let by_score = match (order, self.scan.score_column()) {
+            ([only], Some(score)) if only.options.descending && self.scan.partitions() <= 1 => {
+                only.expr.downcast_ref::<Column>().is_some_and(|column| column.index() == score)
+            }
+            _ => false,
+        };
+        if by_score && self.fetch.is_none() {
+            let inner = Arc::new(Self { by_score, ..self.clone() });
+            return Ok(SortOrderPushdownResult::Exact { inner });
+        }
+        Ok(SortOrderPushdownResult::Unsupported)
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let bounds = Bounds { limit: self.fetch, by_score: self.by_score, batch_rows: context.session_config().batch_size() };
+        let mut builder = RecordBatchReceiverStreamBuilder::new(Arc::clone(&self.schema), CHANNEL_BATCHES);
+        let (scan, batches) = (Arc::clone(&self.scan), builder.tx());
+        builder.spawn_blocking(move || {
+            let mut emit = |batch| match batches.blocking_send(Ok(batch)) {
+                Ok(()) => ControlFlow::Continue(()),
+                // The query is gone or has enough.
+                Err(_) => ControlFlow::Break(()),
+            };
+            scan.run(partition, bounds, &mut emit).map_err(|error| datafusion::common::DataFusionError::External(Box::new(error)))
+        });
+        Ok(builder.build())
+    }
+}

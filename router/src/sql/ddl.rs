@@ -1,0 +1,296 @@
+//! Our own statements: streams, tables and views.
+//!
+//! Parsed by hand on sqlparser's parser, whose column and query rules are used as they are.
+
+use std::collections::BTreeMap;
+
+use datafusion::sql::sqlparser::ast::{ColumnDef, ColumnOption, Expr, ObjectName, TableConstraint};
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::parser::{Parser, ParserError};
+use datafusion::sql::sqlparser::tokenizer::Token;
+use rowstore::{Column, TableSchema};
+
+use super::types::column_type;
+use crate::error::{Error, Result};
+
+/// A statement that changes or shows definitions.
+#[derive(Clone, Debug)]
+pub enum Ddl {
+    /// `CREATE STREAM name WITH (...)`
+    CreateStream {
+        /// Its name.
+        name: String,
+        /// Whether an existing one is fine.
+        if_not_exists: bool,
+        /// By name.
+        options: Options,
+    },
+    /// `DROP STREAM name`
+    DropStream {
+        /// Its name.
+        name: String,
+        /// Whether a missing one is fine.
+        if_exists: bool,
+    },
+    /// `CREATE TABLE ...`
+    CreateTable(CreateTable),
+    /// `DROP TABLE name`
+    DropTable {
+        /// Its name.
+        name: String,
+        /// Whether a missing one is fine.
+        if_exists: bool,
+    },
+    /// `SHOW STREAMS`
+    ShowStreams,
+    /// `SHOW VIEWS`
+    ShowViews,
+    /// `SHOW TABLES`
+    ShowTables,
+    /// `REBUILD VIEW name`
+    RebuildView {
+        /// The table's name.
+        name: String,
+    },
+}
+
+/// `CREATE TABLE name (columns) USING kind WITH (options) FROM STREAM stream AS SELECT ...`
+#[derive(Clone, Debug)]
+pub struct CreateTable {
+    /// Its name.
+    pub name: String,
+    /// Whether an existing one is fine.
+    pub if_not_exists: bool,
+    /// Columns and primary key, if they were given.
+    pub schema: Option<TableSchema>,
+    /// `row`, `document` or `series`.
+    pub kind: String,
+    /// By name.
+    pub options: Options,
+    /// The stream it is a view of.
+    pub stream: Option<String>,
+    /// The projection's text.
+    pub select: Option<String>,
+}
+
+/// `WITH (name = value, ...)`
+#[derive(Clone, Debug, Default)]
+pub struct Options(BTreeMap<String, String>);
+
+impl Options {
+    /// Takes an option out.
+    pub fn take(&mut self, name: &str) -> Option<String> {
+        self.0.remove(name)
+    }
+
+    /// Fails if an option is left that nobody took.
+    ///
+    /// # Errors
+    /// Naming the first, with those that are `known`.
+    pub fn finish(self, known: &[&str]) -> Result<()> {
+        match self.0.keys().next() {
+            None => Ok(()),
+            Some(name) => {
+                Err(Error::invalid(format!("unknown option \"{name}\"")).hint(format!("the options are {}", known.join(", "))))
+            }
+        }
+    }
+}
+
+/// A name as PostgreSQL reads it: unquoted parts in lower case, joined by dots.
+#[must_use]
+pub fn name_of(name: &ObjectName) -> String {
+    let part = |part: &datafusion::sql::sqlparser::ast::ObjectNamePart| match part.as_ident() {
+        Some(ident) if ident.quote_style.is_none() => ident.value.to_lowercase(),
+        Some(ident) => ident.value.clone(),
+        None => part.to_string(),
+    };
+    name.0.iter().map(part).collect::<Vec<_>>().join(".")
+}
+
+fn is_word(parser: &Parser<'_>, nth: usize, word: &str) -> bool {
+    matches!(&parser.peek_nth_token_ref(nth).token, Token::Word(found) if found.quote_style.is_none() && found.value.eq_ignore_ascii_case(word))
+}
+
+fn take_word(parser: &mut Parser<'_>, word: &str) -> bool {
+    let found = is_word(parser, 0, word);
+    if found {
+        parser.advance_token();
+    }
+    found
+}
+
+fn take_name(parser: &mut Parser<'_>) -> Result<String, ParserError> {
+    Ok(name_of(&parser.parse_object_name(false)?))
+}
+
+/// Parses the statement if it is one of ours; `None` leaves the parser where it was.
+///
+/// # Errors
+/// When it begins like one of ours and goes on differently.
+pub fn parse(parser: &mut Parser<'_>) -> Result<Option<Ddl>> {
+    let first = |word| is_word(parser, 0, word);
+    let second = |word| is_word(parser, 1, word);
+    let ddl = if first("show") && second("streams") {
+        skip(parser, 2, Ddl::ShowStreams)
+    } else if first("show") && second("views") {
+        skip(parser, 2, Ddl::ShowViews)
+    } else if first("show") && second("tables") {
+        skip(parser, 2, Ddl::ShowTables)
+    } else if first("rebuild") {
+        parser.advance_token();
+        if !take_word(parser, "view") {
+            return Err(syntax(&parser.expected::<()>("VIEW after REBUILD", parser.peek_token())));
+        }
+        Ddl::RebuildView { name: take_name(parser).map_err(parse_error)? }
+    } else if first("verify") && second("view") {
+        return Err(Error::unsupported("VERIFY VIEW is not supported yet"));
+    } else if first("alter") && second("stream") {
+        return Err(Error::unsupported("ALTER STREAM is not supported yet"));
+    } else if first("create") && second("stream") {
+        create_stream(parser).map_err(parse_error)?
+    } else if first("drop") && second("stream") {
+        let (if_exists, name) = drop_target(parser).map_err(parse_error)?;
+        Ddl::DropStream { name, if_exists }
+    } else if first("drop") && second("table") {
+        let (if_exists, name) = drop_target(parser).map_err(parse_error)?;
+        Ddl::DropTable { name, if_exists }
+    } else if first("create") && second("table") {
+        create_table(parser)?
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(ddl))
+}
+
+fn parse_error(error: ParserError) -> Error {
+    super::parse::syntax_error(&error)
+}
+
+fn syntax(result: &Result<(), ParserError>) -> Error {
+    match result {
+        Err(error) => super::parse::syntax_error(error),
+        Ok(()) => Error::syntax("unexpected end of statement"),
+    }
+}
+
+fn skip(parser: &mut Parser<'_>, tokens: usize, ddl: Ddl) -> Ddl {
+    (0..tokens).for_each(|_| parser.advance_token());
+    ddl
+}
+
+fn create_stream(parser: &mut Parser<'_>) -> Result<Ddl, ParserError> {
+    skip(parser, 2, Ddl::ShowStreams);
+    let if_not_exists = parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
+    let name = take_name(parser)?;
+    Ok(Ddl::CreateStream { name, if_not_exists, options: options(parser)? })
+}
+
+fn drop_target(parser: &mut Parser<'_>) -> Result<(bool, String), ParserError> {
+    skip(parser, 2, Ddl::ShowStreams);
+    let if_exists = parser.parse_keywords(&[Keyword::IF, Keyword::EXISTS]);
+    Ok((if_exists, take_name(parser)?))
+}
+
+fn options(parser: &mut Parser<'_>) -> Result<Options, ParserError> {
+    let mut options = BTreeMap::new();
+    if !parser.parse_keyword(Keyword::WITH) {
+        return Ok(Options(options));
+    }
+    parser.expect_token(&Token::LParen)?;
+    let pairs = parser.parse_comma_separated(|parser| {
+        let name = parser.parse_identifier()?.value.to_lowercase();
+        parser.expect_token(&Token::Eq)?;
+        let token = parser.next_token();
+        let value = match token.token {
+            Token::SingleQuotedString(text) => text,
+            Token::Number(digits, _) => digits,
+            Token::Word(word) => word.value,
+            _ => return parser.expected("a string, a number or a word", token),
+        };
+        Ok((name, value))
+    })?;
+    parser.expect_token(&Token::RParen)?;
+    options.extend(pairs);
+    Ok(Options(options))
+}
+
+fn create_table(parser: &mut Parser<'_>) -> Result<Ddl> {
+    skip(parser, 2, Ddl::ShowStreams);
+    let if_not_exists = parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
+    let name = take_name(parser).map_err(parse_error)?;
+    let (columns, constraints) = match parser.peek_token_ref().token {
+        Token::LParen => parser.parse_columns().map_err(parse_error)?,
+        _ => Default::default(),
+    };
+    let schema = if columns.is_empty() { None } else { Some(schema(columns, constraints)?) };
+    let kind = match parser.parse_keyword(Keyword::USING) {
+        true => parser.parse_identifier().map_err(parse_error)?.value.to_lowercase(),
+        false => "row".into(),
+    };
+    let mut taken = options(parser).map_err(parse_error)?;
+    let mut stream = None;
+    if parser.parse_keyword(Keyword::FROM) {
+        if !take_word(parser, "stream") {
+            return Err(syntax(&parser.expected::<()>("STREAM after FROM", parser.peek_token())));
+        }
+        stream = Some(take_name(parser).map_err(parse_error)?);
+    }
+    if taken.0.is_empty() {
+        taken = options(parser).map_err(parse_error)?;
+    }
+    let select = match parser.parse_keyword(Keyword::AS) {
+        true => Some(parser.parse_query().map_err(parse_error)?.to_string()),
+        false => None,
+    };
+    Ok(Ddl::CreateTable(CreateTable { name, if_not_exists, schema, kind, options: taken, stream, select }))
+}
+
+fn schema(columns: Vec<ColumnDef>, constraints: Vec<TableConstraint>) -> Result<TableSchema> {
+    let mut schema = TableSchema { columns: Vec::new(), primary_key: Vec::new() };
+    for definition in columns {
+        let name = name_of(&ObjectName::from(definition.name));
+        if schema.column(&name).is_some() {
+            return Err(Error::invalid(format!("column \"{name}\" is defined twice")));
+        }
+        let mut column = Column { name, kind: column_type(&definition.data_type)?, not_null: false, default: None };
+        for option in definition.options {
+            match option.option {
+                ColumnOption::Null => {}
+                ColumnOption::NotNull => column.not_null = true,
+                ColumnOption::Default(default) => column.default = Some(default.to_string()),
+                ColumnOption::PrimaryKey(_) if schema.primary_key.is_empty() => schema.primary_key = vec![schema.columns.len()],
+                ColumnOption::PrimaryKey(_) => return Err(Error::invalid("a table has one primary key")),
+                other => {
+                    return Err(Error::unsupported(format!("{other} on column \"{}\" is not supported yet", column.name))
+                        .hint("PRIMARY KEY, NOT NULL and DEFAULT are"));
+                }
+            }
+        }
+        schema.columns.push(column);
+    }
+    for constraint in constraints {
+        match constraint {
+            TableConstraint::PrimaryKey(key) if schema.primary_key.is_empty() => {
+                for part in key.columns {
+                    let Expr::Identifier(ident) = part.column.expr else {
+                        return Err(Error::unsupported("a primary key is made of columns"));
+                    };
+                    let name = name_of(&ObjectName::from(ident));
+                    let column = schema
+                        .column(&name)
+                        .ok_or_else(|| Error::invalid(format!("primary key column \"{name}\" is not defined")))?;
+                    if schema.primary_key.contains(&column) {
+                        return Err(Error::invalid(format!("column \"{name}\" is twice in the primary key")));
+                    }
+                    schema.primary_key.push(column);
+                }
+            }
+            TableConstraint::PrimaryKey(_) => return Err(Error::invalid("a table has one primary key")),
+            other => {
+                return Err(Error::unsupported(format!("the constraint {other} is not supported yet")).hint("PRIMARY KEY is"));
+            }
+        }
+    }
+    Ok(schema)
+}

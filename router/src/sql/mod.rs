@@ -1,0 +1,10 @@
+//! From SQL text to something that can be carried out.
+//!
+//! [`parse`] splits the text and recognises our own statements ([`ddl`]) on sqlparser's tokenizer; everything else is
+//! PostgreSQL's and stays sqlparser's tree. [`rewrite`] resolves names, past reads and `score()` before DataFusion plans it.
+
+pub mod ddl;
+pub mod dialect;
+pub mod parse;
+pub mod rewrite;
+pub mod types;

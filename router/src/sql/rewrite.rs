@@ -1,0 +1,179 @@
+//! Prepares PostgreSQL's tree for DataFusion: resolves the names in FROM to tables and streams, takes `FOR SYSTEM_TIME` out of
+//! them, and turns `score()` and `MATCH(*, ...)` into what the document provider knows.
+//!
+//! DataFusion ignores a table's version without a word; so every past read gets a table name of its own here.
+
+use std::ops::ControlFlow;
+
+use datafusion::arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
+use datafusion::sql::sqlparser::ast::{
+    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, Select, SelectItem, Statement, TableAlias,
+    TableFactor, TableVersion, Value, VisitMut, VisitorMut,
+};
+
+use super::ddl::name_of;
+use super::parse::{AS_OF_OFFSET, AS_OF_POSITION};
+use crate::catalog::CatalogState;
+use crate::error::{Error, Result};
+use crate::position::Cut;
+
+/// The column that a document table shows in statements that use `score()`.
+pub const SCORE_COLUMN: &str = "_score";
+
+/// A moment of the past.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AsOf {
+    /// After the record at this offset.
+    Offset(u64),
+    /// After these records.
+    Position(Cut),
+    /// After all records up to this time, in milliseconds since 1970.
+    Timestamp(i64),
+}
+
+/// A table or stream that a statement reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableUse {
+    /// Its name in the plan.
+    pub internal: String,
+    /// Its name in the catalog.
+    pub name: String,
+    /// The moment it is read at, if not now.
+    pub as_of: Option<AsOf>,
+}
+
+/// What a statement uses.
+#[derive(Clone, Debug, Default)]
+pub struct Uses {
+    /// Tables and streams, each once.
+    pub tables: Vec<TableUse>,
+    /// Whether `score()` occurs.
+    pub score: bool,
+}
+
+/// Rewrites `statement` in place.
+///
+/// # Errors
+/// When a past read is not written as one.
+pub fn rewrite(statement: &mut Statement, catalog: &CatalogState) -> Result<Uses> {
+    let mut rewriter = Rewriter { catalog, uses: Uses::default() };
+    match VisitMut::visit(statement, &mut rewriter) {
+        ControlFlow::Break(error) => Err(error),
+        ControlFlow::Continue(()) => Ok(rewriter.uses),
+    }
+}
+
+/// The name in the catalog that a name in FROM stands for.
+#[must_use]
+pub fn resolve(name: &ObjectName, catalog: &CatalogState) -> Option<String> {
+    let written = name_of(name);
+    let known = |name: &str| catalog.find_table(name).is_some() || catalog.find_stream(name).is_some();
+    let bare = written.strip_prefix("public.").map(str::to_owned);
+    [Some(written), bare].into_iter().flatten().find(|name| known(name))
+}
+
+struct Rewriter<'a> {
+    catalog: &'a CatalogState,
+    uses: Uses,
+}
+
+impl VisitorMut for Rewriter<'_> {
+    type Break = Error;
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
+        let TableFactor::Table { name, alias, version, args: None, .. } = factor else { return ControlFlow::Continue(()) };
+        let as_of = match version.take().map(as_of).transpose() {
+            Ok(as_of) => as_of,
+            Err(error) => return ControlFlow::Break(error),
+        };
+        let Some(resolved) = resolve(name, self.catalog) else {
+            return match as_of {
+                Some(_) => ControlFlow::Break(Error::unknown("table", &name_of(name), self.catalog.names())),
+                None => ControlFlow::Continue(()),
+            };
+        };
+        let mut internal = resolved.clone();
+        if as_of.is_some() {
+            internal = format!("{resolved}@{}", self.uses.tables.len());
+            let ident = Ident::with_quote('"', &resolved);
+            alias.get_or_insert(TableAlias { explicit: true, name: ident, columns: vec![], at: None });
+        }
+        *name = ObjectName::from(vec![Ident::with_quote('"', &internal)]);
+        let table = TableUse { internal, name: resolved, as_of };
+        if !self.uses.tables.contains(&table) {
+            self.uses.tables.push(table);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
+        for item in &mut select.projection {
+            if let SelectItem::UnnamedExpr(expr) = item
+                && is_call(expr, "score")
+            {
+                *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: Ident::new("score") };
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
+        if is_call(expr, "score") {
+            self.uses.score = true;
+            *expr = Expr::Identifier(Ident::new(SCORE_COLUMN));
+        } else if is_call(expr, "match")
+            && let Expr::Function(function) = expr
+        {
+            function.name = ObjectName::from(Ident::new("contains"));
+            if let FunctionArguments::List(list) = &mut function.args
+                && let Some(FunctionArg::Unnamed(first)) = list.args.first_mut()
+                && matches!(first, FunctionArgExpr::Wildcard)
+            {
+                *first = FunctionArgExpr::Expr(Expr::value(Value::SingleQuotedString("*".into())));
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn is_call(expr: &Expr, name: &str) -> bool {
+    matches!(expr, Expr::Function(function) if function.over.is_none() && name_of(&function.name) == name)
+}
+
+fn as_of(version: TableVersion) -> Result<AsOf> {
+    let wrong = || {
+        Error::syntax(
+            "a past read is written FOR SYSTEM_TIME AS OF OFFSET n, AS OF POSITION 'stream/partition@offset' or AS OF TIMESTAMP '...'",
+        )
+    };
+    let TableVersion::ForSystemTimeAsOf(expr) = version else { return Err(wrong()) };
+    match expr {
+        Expr::Function(function) => {
+            let name = name_of(&function.name);
+            let argument = match &function.args {
+                FunctionArguments::List(list) => match list.args.first() {
+                    Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(value)))) => value.value.clone(),
+                    _ => return Err(wrong()),
+                },
+                _ => return Err(wrong()),
+            };
+            match (name.as_str(), argument) {
+                (AS_OF_OFFSET, Value::Number(digits, _)) => {
+                    let offset = digits.parse().map_err(|_| Error::invalid(format!("\"{digits}\" is not an offset")))?;
+                    Ok(AsOf::Offset(offset))
+                }
+                (AS_OF_POSITION, Value::SingleQuotedString(text)) => Ok(AsOf::Position(text.parse()?)),
+                _ => Err(wrong()),
+            }
+        }
+        Expr::TypedString(typed) => match &typed.value.value {
+            Value::SingleQuotedString(text) => {
+                let nanos = string_to_timestamp_nanos(text)
+                    .map_err(|_| Error::invalid(format!("\"{text}\" is not a timestamp")).hint("write 2024-05-31T12:00:00Z"))?;
+                Ok(AsOf::Timestamp(nanos.div_euclid(1_000_000)))
+            }
+            _ => Err(wrong()),
+        },
+        _ => Err(wrong()),
+    }
+}

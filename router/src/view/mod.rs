@@ -1,0 +1,11 @@
+//! Views: what the records of a stream become in each store, and the running generations of every table.
+//!
+//! [`mapping`] reads JSON fields by the columns' names, [`select`] evaluates an `AS SELECT`, [`document`] takes whole documents.
+//! [`running`] opens the stores and attaches them to the driver; [`rebuild`] swaps generations.
+
+pub mod document;
+pub mod json;
+pub mod mapping;
+pub mod rebuild;
+pub mod running;
+pub mod select;

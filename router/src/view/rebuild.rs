@@ -1,0 +1,74 @@
+//! Rebuilding a view: a new generation grows from offset 0 beside the serving one and takes its place when it has caught up.
+//!
+//! Begun by `REBUILD VIEW` and `POST /v1/views/{v}/rebuild`, and again at start for a generation that the catalog says is being
+//! built: it goes on from its own checkpoint.
+//!
+//! # Crash safety
+//! `rebuild_started` and `generation_swapped` are records of the catalog: before the second the old generation serves, after it
+//! the new one, and the next start removes the other's files.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use logcore::materialize::TaskOptions;
+
+use super::running::{Generation, View};
+use crate::catalog::CatalogRecord;
+use crate::database::Database;
+use crate::error::Result;
+
+/// Waiting for the new generation goes on for ever, in steps of this.
+const STEP: Duration = Duration::from_secs(60);
+
+/// Opens the generation that is to be built and lets a background task finish it.
+///
+/// # Errors
+/// When its files can't be opened.
+pub async fn begin(database: &Database, view: Arc<View>, number: u64) -> Result<()> {
+    let catalog = database.catalog();
+    let table = Arc::clone(catalog.table(&view.name)?);
+    let options = TaskOptions { records_per_second_max: database.options().rebuild_records_per_second_max };
+    let generation = Arc::new(database.views().open_generation(&table, &view.stream, number, options).await?);
+    view.set_building(Some(Arc::clone(&generation)));
+    let background = database.clone();
+    database.spawn(async move {
+        if let Err(error) = finish(&background, &view, &generation).await {
+            tracing::error!(view = view.name, generation = number, %error, "the rebuild stopped; the old generation goes on serving");
+        }
+    });
+    Ok(())
+}
+
+async fn finish(database: &Database, view: &Arc<View>, generation: &Arc<Generation>) -> Result<()> {
+    catch_up(view, generation).await?;
+    let ddl = database.ddl_lock().await;
+    // The last step under the lock: nothing is created or dropped meanwhile, but records still come in.
+    let dropped = database.catalog().find_table(&view.name).is_none_or(|table| table.id != view.id);
+    if dropped {
+        return Ok(());
+    }
+    catch_up(view, generation).await?;
+    database.record(&CatalogRecord::GenerationSwapped { id: view.id, generation: generation.number }).await?;
+    loop {
+        if let Some(old) = view.swap(generation) {
+            drop(ddl);
+            return database.views().retire(view.id, old).await;
+        }
+        catch_up(view, generation).await?;
+    }
+}
+
+/// Waits until readers of the new generation would see everything that is committed now.
+async fn catch_up(view: &View, generation: &Generation) -> Result<()> {
+    for (new, old) in generation.parts.iter().zip(&view.serving().parts) {
+        loop {
+            let target = new.task.partition().committed().get().max(old.task.visible());
+            match new.task.visible_to(target, Instant::now() + STEP).await {
+                Ok(()) => break,
+                Err(logcore::Error::Timeout { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,310 @@
+//! The running views: for every table its serving generation, and the one that is being built beside it.
+//!
+//! Opened by [`crate::Database`] at start and by DDL; read by [`crate::cut`], which takes one generation for a whole statement.
+//!
+//! # Crash safety
+//! Which generation serves is a record of the catalog. Folders that no definition names any more are removed at start.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use datafusion::execution::SessionState;
+use docstore::DocumentTable;
+use logcore::materialize::{Driver, Materializer, Projection, Task, TaskOptions};
+use logcore::sys::fs;
+use logcore::{Log, Offset, PartitionRef, StreamId};
+use rowstore::mutation::MutationProjection;
+use rowstore::{RowChange, RowOptions, RowTable, TableSchema};
+use tsstore::SeriesTable;
+
+use super::document::WholeDocuments;
+use super::mapping::FieldMapping;
+use super::select::{SelectDocuments, SelectProjection};
+use crate::catalog::{CatalogState, Source, StreamDef, TableDef, TableKind};
+use crate::error::{Error, Result};
+
+/// An old generation waits this long for its readers.
+const RETIRE_MAX: Duration = Duration::from_secs(600);
+const RETIRE_STEP: Duration = Duration::from_millis(20);
+
+/// The reading side of one partition of a table.
+#[derive(Clone)]
+pub enum Store {
+    /// Rows by primary key.
+    Row(RowTable),
+    /// Documents.
+    Document(DocumentTable),
+    /// Points in time.
+    Series(SeriesTable),
+}
+
+/// One partition of a generation.
+pub struct Part {
+    /// The partition's number.
+    pub partition: u32,
+    /// What brings it up to date.
+    pub task: Arc<Task>,
+    /// Where it is read.
+    pub store: Store,
+}
+
+/// One build of a table's view.
+pub struct Generation {
+    /// Its number.
+    pub number: u64,
+    /// In partition order.
+    pub parts: Vec<Part>,
+}
+
+/// A table's running view.
+pub struct View {
+    /// The table's id.
+    pub id: u32,
+    /// The table's name.
+    pub name: String,
+    /// The stream it reads.
+    pub stream: Arc<StreamDef>,
+    serving: RwLock<Arc<Generation>>,
+    building: RwLock<Option<Arc<Generation>>>,
+}
+
+impl View {
+    /// The generation that serves.
+    #[must_use]
+    pub fn serving(&self) -> Arc<Generation> {
+        Arc::clone(&self.serving.read().expect("no code panics inside"))
+    }
+
+    /// The generation that is being built.
+    #[must_use]
+    pub fn building(&self) -> Option<Arc<Generation>> {
+        self.building.read().expect("no code panics inside").clone()
+    }
+
+    /// Shows or hides the generation that is being built.
+    pub fn set_building(&self, building: Option<Arc<Generation>>) {
+        *self.building.write().expect("no code panics inside") = building;
+    }
+
+    /// Lets `new` serve if it has seen everything that readers of the old one may have seen; gives the old one.
+    pub fn swap(&self, new: &Arc<Generation>) -> Option<Arc<Generation>> {
+        let mut serving = self.serving.write().expect("no code panics inside");
+        let behind = serving.parts.iter().zip(&new.parts).any(|(old, new)| new.task.visible() < old.task.visible());
+        if behind {
+            return None;
+        }
+        self.set_building(None);
+        Some(std::mem::replace(&mut *serving, Arc::clone(new)))
+    }
+}
+
+/// Opens views and keeps the running ones.
+pub struct Views {
+    /// The log they read.
+    pub log: Arc<Log>,
+    /// What runs them.
+    pub driver: Arc<Driver>,
+    base: SessionState,
+    rows: RowOptions,
+    documents: docstore::DocumentOptions,
+    running: RwLock<BTreeMap<u32, Arc<View>>>,
+}
+
+impl Views {
+    /// No views yet.
+    #[must_use]
+    pub fn new(log: Arc<Log>, driver: Arc<Driver>, base: SessionState, rows: RowOptions) -> Self {
+        let documents = docstore::DocumentOptions::default();
+        Self { log, driver, base, rows, documents, running: RwLock::default() }
+    }
+
+    /// The view of a table.
+    ///
+    /// # Errors
+    /// When it is being created or dropped just now.
+    pub fn get(&self, table: &TableDef) -> Result<Arc<View>> {
+        let running = self.running.read().expect("no code panics inside");
+        let gone = || {
+            Error::new(
+                crate::error::sqlstate::OBJECT_IN_USE,
+                logcore::ErrorKind::Unavailable,
+                format!("the view of table \"{}\" is not open", table.name),
+            )
+            .hint("it is being created or dropped, or it failed to open: see the server's log")
+        };
+        running.get(&table.id).cloned().ok_or_else(gone)
+    }
+
+    /// All running views, oldest first.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<View>> {
+        self.running.read().expect("no code panics inside").values().cloned().collect()
+    }
+
+    /// Opens the serving generation of a table and begins to apply its stream.
+    ///
+    /// # Errors
+    /// When its files can't be opened.
+    pub async fn open(&self, table: &TableDef, stream: &Arc<StreamDef>) -> Result<Arc<View>> {
+        let generation = self.open_generation(table, stream, table.generation, TaskOptions::default()).await?;
+        let view = Arc::new(View {
+            id: table.id,
+            name: table.name.clone(),
+            stream: Arc::clone(stream),
+            serving: RwLock::new(Arc::new(generation)),
+            building: RwLock::new(None),
+        });
+        self.running.write().expect("no code panics inside").insert(table.id, Arc::clone(&view));
+        Ok(view)
+    }
+
+    fn dir(&self, table: u32) -> PathBuf {
+        self.log.dir().join("views").join(table.to_string())
+    }
+
+    /// Opens or creates one generation and attaches it to the driver.
+    ///
+    /// # Errors
+    /// When its files can't be opened or its `AS SELECT` no longer plans.
+    pub async fn open_generation(
+        &self,
+        table: &TableDef,
+        stream: &Arc<StreamDef>,
+        number: u64,
+        options: TaskOptions,
+    ) -> Result<Generation> {
+        let select = match &table.source {
+            Source::Stream { select: Some(select), .. } => {
+                let target = match &table.kind {
+                    TableKind::Row(schema) => Some(Arc::new(schema.clone())),
+                    TableKind::Series(series) => Some(Arc::new(series.columns.clone())),
+                    TableKind::Document(_) => None,
+                };
+                Some(SelectProjection::plan(&self.base, select, &stream.name, target).await?)
+            }
+            _ => None,
+        };
+        let mut parts = Vec::new();
+        for partition in 0..stream.partitions {
+            let log = self.log.open_partition(PartitionRef::new(StreamId::new(stream.id), partition))?;
+            let dir = self.dir(table.id).join(number.to_string()).join(partition.to_string());
+            fs::create_dir(&dir)?;
+            let select = select.as_ref().map(|select| select.for_partition(partition));
+            let (store, materializer) = self.open_store(table, partition, &dir, select)?;
+            let task = self.driver.attach(&table.name, &log, materializer, &dir, options.clone())?;
+            parts.push(Part { partition, task, store });
+        }
+        Ok(Generation { number, parts })
+    }
+
+    fn open_store(
+        &self,
+        table: &TableDef,
+        partition: u32,
+        dir: &std::path::Path,
+        select: Option<SelectProjection>,
+    ) -> Result<(Store, Box<dyn Materializer>)> {
+        Ok(match &table.kind {
+            TableKind::Row(schema) => {
+                let schema = Arc::new(schema.clone());
+                let projection = row_projection(table, &schema, select);
+                let (rows, materializer) = RowTable::open(dir, schema, projection, &self.rows)?;
+                (Store::Row(rows), Box::new(materializer))
+            }
+            TableKind::Document(mapping) => {
+                let key = Some(mapping.key.clone()).filter(|key| !key.is_empty());
+                let projection: docstore::DocumentProjection = match select {
+                    Some(select) => Box::new(SelectDocuments { select, key }),
+                    None => {
+                        let key = key.as_deref().map(docstore::mapping::split_path);
+                        Box::new(WholeDocuments { key, partition })
+                    }
+                };
+                let (documents, materializer) = DocumentTable::open(dir, mapping.clone(), projection, self.documents)?;
+                (Store::Document(documents), Box::new(materializer))
+            }
+            TableKind::Series(series) => {
+                let projection: tsstore::PointProjection = match select {
+                    Some(select) => Box::new(select),
+                    None => Box::new(FieldMapping::new(Arc::new(series.columns.clone()))),
+                };
+                let options = tsstore::SeriesOptions::default();
+                let (points, materializer) = SeriesTable::open(dir, series.series.clone(), projection, options)?;
+                (Store::Series(points), Box::new(materializer))
+            }
+        })
+    }
+
+    /// Stops a generation that nobody will begin to read any more, and removes its files when the last reader is gone.
+    ///
+    /// # Errors
+    /// When files stay; the next start removes them.
+    pub async fn retire(&self, table: u32, generation: Arc<Generation>) -> Result<()> {
+        for part in &generation.parts {
+            self.driver.detach(&part.task);
+        }
+        let dir = self.dir(table).join(generation.number.to_string());
+        let give_up = std::time::Instant::now() + RETIRE_MAX;
+        while Arc::strong_count(&generation) > 1 {
+            if std::time::Instant::now() > give_up {
+                tracing::warn!(path = %dir.display(), "a reader still holds an old generation; its files go at the next start");
+                return Ok(());
+            }
+            tokio::time::sleep(RETIRE_STEP).await;
+        }
+        drop(generation);
+        Ok(fs::remove_dir(&dir)?)
+    }
+
+    /// Takes the view of a table out; its generations are then to be retired.
+    #[must_use]
+    pub fn take(&self, table: u32) -> Vec<Arc<Generation>> {
+        let view = self.running.write().expect("no code panics inside").remove(&table);
+        view.map(|view| view.building().into_iter().chain([view.serving()]).collect()).unwrap_or_default()
+    }
+
+    /// Removes the folders of tables and generations that the catalog does not name.
+    ///
+    /// # Errors
+    /// When a folder can't be listed or removed.
+    pub fn remove_orphans(&self, catalog: &CatalogState) -> Result<()> {
+        let tables: HashMap<String, &Arc<TableDef>> = catalog.tables().map(|table| (table.id.to_string(), table)).collect();
+        let root = self.log.dir().join("views");
+        for folder in fs::list(&root)? {
+            let Some(table) = tables.get(&folder) else {
+                fs::remove_dir(&root.join(&folder))?;
+                continue;
+            };
+            for generation in fs::list(&root.join(&folder))? {
+                let named = [Some(table.generation), table.building].into_iter().flatten().any(|n| n.to_string() == generation);
+                if !named {
+                    fs::remove_dir(&root.join(&folder).join(&generation))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn row_projection(
+    table: &TableDef,
+    schema: &Arc<TableSchema>,
+    select: Option<SelectProjection>,
+) -> Box<dyn Projection<Vec<RowChange>>> {
+    match (&table.source, select) {
+        (Source::Own, _) => Box::new(MutationProjection { table: table.id }),
+        (Source::Stream { .. }, Some(select)) => Box::new(select),
+        (Source::Stream { .. }, None) => Box::new(FieldMapping::new(Arc::clone(schema))),
+    }
+}
+
+impl Generation {
+    /// How far it has applied and how far there is to go, over all partitions.
+    #[must_use]
+    pub fn progress(&self) -> (u64, u64) {
+        let sum = |offset: fn(&Part) -> Offset| self.parts.iter().map(|part| offset(part).value()).sum();
+        (sum(|part| part.task.applied()), sum(|part| part.task.partition().committed().get()))
+    }
+}

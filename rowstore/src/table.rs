@@ -1,0 +1,77 @@
+//! The reading side of a row table: one row by key, or many as Arrow, at any offset.
+//!
+//! Called by the router's fast path and its row provider.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use logcore::Offset;
+use lsm_tree::Cache;
+
+use crate::error::Result;
+use crate::lsm::{Compactor, ROW_PREFIX, Tree};
+use crate::materializer::{RowMaterializer, RowProjection};
+use crate::schema::TableSchema;
+
+/// What all row tables of a process share.
+#[derive(Clone)]
+pub struct RowOptions {
+    cache: Arc<Cache>,
+    compactor: Compactor,
+}
+
+impl RowOptions {
+    /// A block cache of `cache_bytes` and the compaction thread.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn new(cache_bytes: u64) -> Result<Self> {
+        Ok(Self { cache: Arc::new(Cache::with_capacity_bytes(cache_bytes)), compactor: Compactor::start()? })
+    }
+}
+
+/// See the module docs. Clones share the tree.
+#[derive(Clone)]
+pub struct RowTable {
+    pub(crate) tree: Tree,
+    pub(crate) schema: Arc<TableSchema>,
+}
+
+impl RowTable {
+    /// Opens the table in folder `dir`, creating it if it is not there, at its last checkpoint.
+    ///
+    /// # Errors
+    /// When its files can't be read.
+    pub fn open(
+        dir: &Path,
+        schema: Arc<TableSchema>,
+        projection: RowProjection,
+        options: &RowOptions,
+    ) -> Result<(Self, RowMaterializer)> {
+        let tree = Tree::open(&dir.join("rows"), &options.cache, &options.compactor)?;
+        let next = tree.checkpoint()?;
+        let materializer = RowMaterializer::new(tree.clone(), projection, next);
+        Ok((Self { tree, schema }, materializer))
+    }
+
+    /// Columns and primary key.
+    #[must_use]
+    pub fn schema(&self) -> &Arc<TableSchema> {
+        &self.schema
+    }
+
+    /// The encoded row under an encoded primary key, as the records below `cut` left it.
+    ///
+    /// # Errors
+    /// When the files can't be read.
+    pub fn get(&self, key: &[u8], cut: Offset) -> Result<Option<Vec<u8>>> {
+        let full = [&[ROW_PREFIX], key].concat();
+        Ok(self.tree.get(&full, cut)?.map(|row| row.to_vec()))
+    }
+
+    /// Bytes on disk.
+    #[must_use]
+    pub fn disk_bytes(&self) -> u64 {
+        self.tree.disk_bytes()
+    }
+}

@@ -1,0 +1,154 @@
+//! Row tables against a `BTreeMap`, through flushes, compactions, reopening and replays.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
+use logcore::materialize::suite::{Opened, batches};
+use logcore::materialize::{Materializer, Projection, Rejects, ViewError};
+use logcore::{Batch, Offset, materializer_suite};
+use proptest::prelude::*;
+use rowstore::key::encode_key;
+use rowstore::value::{decode_row, encode_row};
+use rowstore::{Column, ColumnType, RowChange, RowMaterializer, RowOptions, RowTable, ScanRequest, TableSchema, Value};
+
+fn schema() -> TableSchema {
+    let column = |name: &str, kind| Column { name: name.into(), kind, not_null: false, default: None };
+    TableSchema { columns: vec![column("id", ColumnType::BigInt), column("note", ColumnType::Text)], primary_key: vec![0] }
+}
+
+/// Key: the id as text. Value: the note, or nothing for a delete. A key that is no number is rejected.
+struct Notes;
+
+impl Projection<Vec<RowChange>> for Notes {
+    fn project(&mut self, batch: &Batch, from: Offset, rejects: &mut Rejects) -> Result<Vec<RowChange>, ViewError> {
+        let mut changes = Vec::new();
+        for record in batch.records() {
+            let record = record?;
+            if record.offset < from {
+                continue;
+            }
+            let Ok(id) = std::str::from_utf8(record.key.unwrap()).unwrap().parse() else {
+                rejects.push(record.offset, "no number");
+                continue;
+            };
+            let note = record.value.map(|note| Value::Text(String::from_utf8(note.to_vec()).unwrap()));
+            let values = [Value::Int(id), note.clone().unwrap_or(Value::Null)];
+            let key = encode_key(&values, &schema())?;
+            changes.push(RowChange { offset: record.offset, key, value: note.map(|_| encode_row(&values)) });
+        }
+        Ok(changes)
+    }
+}
+
+fn open(dir: &Path) -> (RowTable, RowMaterializer) {
+    RowTable::open(dir, Arc::new(schema()), Box::new(Notes), &RowOptions::new(1 << 20).unwrap()).unwrap()
+}
+
+fn rows_at(table: &RowTable, cut: u64, projection: Vec<usize>) -> Vec<(i64, Option<String>)> {
+    let mut rows = Vec::new();
+    let request = ScanRequest { projection, cut: Offset::new(cut), batch_rows: 7, ..ScanRequest::default() };
+    table
+        .scan(&request, &mut |batch| {
+            let ids = batch.column(0).as_primitive::<Int64Type>();
+            let notes = (batch.num_columns() > 1).then(|| batch.column(1).as_string::<i32>());
+            rows.extend((0..batch.num_rows()).map(|row| (ids.value(row), notes.map(|notes| notes.value(row).to_owned()))));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    rows
+}
+
+fn sample() -> Vec<Batch> {
+    let records: Vec<_> = (0..200_u64)
+        .map(|n| {
+            let key = if n % 17 == 0 { "none".to_owned() } else { (n * 7 % 40).to_string() };
+            (Some(key), (n % 5 != 0).then(|| format!("note {n}")))
+        })
+        .collect();
+    batches(&records, 9)
+}
+
+materializer_suite!(
+    suite,
+    |dir: &Path| {
+        let (table, materializer) = open(dir);
+        Opened {
+            materializer: Box::new(materializer),
+            content: Box::new(move || format!("{:?}", rows_at(&table, 10_000, vec![0, 1]))),
+        }
+    },
+    sample()
+);
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Every past state stays readable, whatever is flushed, compacted or replayed meanwhile.
+    #[test]
+    fn any_offset_shows_the_table_as_it_was(steps in prop::collection::vec((0_i64..30, any::<bool>(), 0_u8..12), 1..150)) {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut table, mut materializer) = open(dir.path());
+        let mut model: BTreeMap<i64, String> = BTreeMap::new();
+        let mut states = vec![model.clone()];
+        let records: Vec<_> = steps.iter().enumerate()
+            .map(|(n, (id, put, _))| (Some(id.to_string()), put.then(|| format!("{id} at {n}")))).collect();
+        let log = batches(&records, 1);
+        for (n, (id, put, action)) in steps.iter().enumerate() {
+            if *put { model.insert(*id, format!("{id} at {n}")); } else { model.remove(id); }
+            states.push(model.clone());
+            materializer.apply(&log[n], &mut Rejects::default()).unwrap();
+            if *action < 3 { materializer.checkpoint().unwrap(); }
+            if *action == 0 {
+                drop((table, materializer));
+                (table, materializer) = open(dir.path());
+                let from = usize::try_from(materializer.next_offset().value()).unwrap();
+                for batch in &log[from..=n] { materializer.apply(batch, &mut Rejects::default()).unwrap(); }
+            }
+        }
+        for (cut, state) in states.iter().enumerate() {
+            let found = rows_at(&table, cut as u64, vec![0, 1]);
+            let expected: Vec<_> = state.iter().map(|(id, note)| (*id, Some(note.clone()))).collect();
+            prop_assert_eq!(found, expected, "at {}", cut);
+        }
+        for (id, note) in &model {
+            let key = encode_key(&[Value::Int(*id), Value::Null], &schema()).unwrap();
+            let row = table.get(&key, Offset::new(steps.len() as u64)).unwrap().unwrap();
+            prop_assert_eq!(decode_row(&row, &schema()).unwrap(), vec![Value::Int(*id), Value::Text(note.clone())]);
+        }
+    }
+}
+
+#[test]
+fn every_type_comes_back_with_its_extremes() {
+    let kinds = [
+        (ColumnType::Boolean, vec![Value::Boolean(true), Value::Boolean(false)]),
+        (ColumnType::SmallInt, vec![Value::Int(-32_768), Value::Int(32_767)]),
+        (ColumnType::Integer, vec![Value::Int(i64::from(i32::MIN)), Value::Int(7)]),
+        (ColumnType::BigInt, vec![Value::Int(i64::MIN), Value::Int(i64::MAX)]),
+        (ColumnType::Real, vec![Value::Real(f32::MIN_POSITIVE), Value::Real(f32::INFINITY)]),
+        (ColumnType::Double, vec![Value::Double(-0.0), Value::Double(f64::MAX)]),
+        (ColumnType::Numeric { precision: 38, scale: 2 }, vec![Value::Numeric(-(10_i128.pow(38) - 1)), Value::Numeric(1)]),
+        (ColumnType::Text, vec![Value::Text(String::new()), Value::Text("ü\0x".into())]),
+        (ColumnType::Bytea, vec![Value::Bytes(vec![]), Value::Bytes(vec![0, 255])]),
+        (ColumnType::Date, vec![Value::Date(i32::MIN), Value::Date(i32::MAX)]),
+        (ColumnType::Timestamp, vec![Value::Timestamp(i64::MIN), Value::Timestamp(0)]),
+        (ColumnType::TimestampTz, vec![Value::Timestamp(i64::MAX), Value::Timestamp(-1)]),
+        (ColumnType::Json, vec![Value::Text("{\"a\": 1}".into()), Value::Text("null".into())]),
+    ];
+    let columns = kinds.iter().enumerate();
+    let columns = columns.map(|(n, (kind, _))| Column { name: format!("c{n}"), kind: *kind, not_null: false, default: None });
+    let schema = TableSchema { columns: columns.collect(), primary_key: vec![] };
+    for pick in 0..3 {
+        let row: Vec<Value> = kinds.iter().map(|(_, values)| values.get(pick).cloned().unwrap_or(Value::Null)).collect();
+        let bytes = encode_row(&row);
+        assert_eq!(decode_row(&bytes, &schema).unwrap(), row);
+        for cut in 0..bytes.len() {
+            let _ = decode_row(&bytes[..cut], &schema);
+        }
+    }
+}

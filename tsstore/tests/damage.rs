@@ -1,0 +1,107 @@
+//! Damaged chunk files: a typed error that names the file, and never a panic or a wrong value.
+
+mod common;
+
+use common::{Point, Source, chunk_files, everything, expected, feed, log, open, run, small, try_open};
+use logcore::ErrorKind;
+use logcore::materialize::Materializer;
+use logcore::sys::fs;
+use tsstore::{Error, ScanRequest, SeriesOptions};
+
+/// Twenty points in three pages, each with offsets below and above 10.
+fn written(dir: &std::path::Path) -> Source {
+    let note = |n: i64| ["same", "same", "other"][usize::try_from(n % 3).expect("small")].to_owned();
+    let point = |n: i64| Point {
+        rack: (n % 4 != 0).then(|| note(n)),
+        count: (n % 5 != 0).then_some(n * n),
+        up: (n % 3 != 0).then_some(n % 2 == 0),
+        note: Some(format!("note {n}")),
+        ..Point::at(n * 7 % 20 * 700, "host", 0.25)
+    };
+    let source = common::source((0..20).map(point));
+    let (_, mut materializer) = open(dir, &source, SeriesOptions { page_points_min: 8, ..small() });
+    feed(&mut materializer, &log(20, 20));
+    materializer.checkpoint().expect("no fault");
+    source
+}
+
+#[test]
+fn every_damaged_byte_is_noticed() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let source = written(dir.path());
+    let path = dir.path().join(chunk_files(dir.path()).pop().expect("one file"));
+    let whole = fs::read(&path).expect("readable").expect("there");
+    // Half of every page is cut away, so that every block is read.
+    let request = ScanRequest { until_offset: Some(logcore::Offset::new(10)), ..everything() };
+    let scan = || {
+        let (table, _) = try_open(dir.path(), &source, small())?;
+        run(&table.snapshot(), &request).map(|(rows, _)| rows)
+    };
+    let expect_corrupt = |content: &[u8], what: &str| {
+        put(&path, content);
+        let error = scan().expect_err(what);
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{what}: {error}");
+        assert!(error.to_string().contains(".chunk"), "{what}: {error}");
+    };
+    for at in 0..whole.len() {
+        for flip in [0x01, 0x80, 0xff] {
+            let mut damaged = whole.clone();
+            damaged[at] ^= flip;
+            expect_corrupt(&damaged, &format!("byte {at} flipped by {flip}"));
+        }
+        expect_corrupt(&whole[..at], &format!("cut to {at} bytes"));
+    }
+    put(&path, &whole);
+    let mut rows = scan().expect("whole");
+    rows.sort();
+    assert_eq!(rows, expected(&source, 10));
+}
+
+/// Replaces a file without waiting for the disk.
+fn put(path: &std::path::Path, content: &[u8]) {
+    fs::AppendFile::open(path, 0).and_then(|mut file| file.append(content)).expect("writable");
+}
+
+#[test]
+fn bytes_nobody_asks_for_are_not_read() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let source = written(dir.path());
+    let path = dir.path().join(chunk_files(dir.path()).pop().expect("one file"));
+    let mut damaged = fs::read(&path).expect("readable").expect("there");
+    damaged[3] ^= 1;
+    put(&path, &damaged);
+    let (table, _) = open(dir.path(), &source, small());
+    let column = |column: usize| run(&table.snapshot(), &ScanRequest { projection: vec![column], ..ScanRequest::default() });
+    assert_eq!(column(common::TIME).expect("its block is whole").0.len(), 20);
+    let error = column(common::LOAD).expect_err("its first block is not");
+    assert!(matches!(&error, Error::Corrupt { position: 0, path: found, .. } if *found == path), "{error}");
+}
+
+#[test]
+fn a_file_of_another_range_under_this_name_is_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let source = written(dir.path());
+    let name = chunk_files(dir.path()).pop().expect("one file");
+    let content = fs::read(&dir.path().join(&name)).expect("readable").expect("there");
+    fs::remove_file(&dir.path().join(&name)).expect("removable");
+    fs::write_atomic(&dir.path().join(name.replace("20.chunk", "21.chunk")), &content).expect("written");
+    let error = try_open(dir.path(), &source, small()).err().expect("refused");
+    assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+}
+
+#[test]
+fn a_newer_format_is_named_as_such() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let source = written(dir.path());
+    let path = dir.path().join(chunk_files(dir.path()).pop().expect("one file"));
+    let mut newer = fs::read(&path).expect("readable").expect("there");
+    let trailer = newer.len() - 16;
+    let footer_bytes = u32::from_le_bytes(newer[trailer..trailer + 4].try_into().expect("four bytes")) as usize;
+    newer[trailer + 8] = 2;
+    let covered = [&newer[trailer - footer_bytes..trailer + 4], &newer[trailer + 8..trailer + 12]].concat();
+    let checksum = logcore::frame::checksum(&covered).to_le_bytes();
+    newer[trailer + 4..trailer + 8].copy_from_slice(&checksum);
+    fs::write_atomic(&path, &newer).expect("written");
+    let error = try_open(dir.path(), &source, small()).err().expect("refused");
+    assert!(matches!(error, Error::UnknownFormat { found: 2, supported: 1, .. }), "{error}");
+}
