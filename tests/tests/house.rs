@@ -75,8 +75,12 @@ fn crates_import_only_what_the_picture_shows() {
 fn arrow_parquet_and_sqlparser_exist_once() {
     let metadata = metadata();
     for name in ["arrow", "arrow-array", "parquet", "sqlparser", "datafusion"] {
-        let versions: Vec<String> =
-            metadata.packages.iter().filter(|package| package.name.as_str() == name).map(|package| package.version.to_string()).collect();
+        let versions: Vec<String> = metadata
+            .packages
+            .iter()
+            .filter(|package| package.name.as_str() == name)
+            .map(|package| package.version.to_string())
+            .collect();
         assert_eq!(versions.len(), 1, "{name}: {versions:?}");
     }
 }
@@ -123,7 +127,9 @@ fn every_file_says_what_it_is_and_stays_readable() {
 fn links_in_the_docs_lead_somewhere() {
     let mut pages = vec![root().join("README.md")];
     for dir in ["docs", "docs/adr"] {
-        pages.extend(std::fs::read_dir(root().join(dir)).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()));
+        pages.extend(
+            std::fs::read_dir(root().join(dir)).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()),
+        );
     }
     for page in pages {
         let text = std::fs::read_to_string(&page).unwrap();

@@ -1,0 +1,333 @@
+//! NDJSON into a stream: a value a line, for as long as the client sends.
+//!
+//! Lines are cut out of the chunks of the body without copying, validated, gathered into batches and appended; while one batch is
+//! on its way to the disk the next is parsed.
+//!
+//! # Invariants
+//! - What is appended is a prefix of the lines: one batch is under way at a time, and after an error nothing follows.
+//! - A line counts as whole when its line break, or the orderly end of the body, has come.
+//! - The work goes on when the client vanishes: it runs in a task of its own.
+
+use std::time::Duration;
+
+use axum::body::{Body, BodyDataStream};
+use axum::response::Response;
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use router::{AppendRecord, Cut};
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::task::JoinHandle;
+
+use super::App;
+use super::body::{self, Deadline};
+use super::error::ApiError;
+use super::json::{self, FieldPath};
+use super::record::check_size;
+use super::streams::{appended_answer, check_ack};
+
+const BATCH_RECORDS_MAX: usize = 1_000;
+const BATCH_BYTES_MAX: usize = 1 << 20;
+/// Lines that have come are appended when no more come for so long.
+const LINGER: Duration = Duration::from_millis(5);
+/// A client may be silent for so long.
+const SILENCE: Duration = Duration::from_secs(300);
+/// Beside the value, a line may hold so much white space.
+const LINE_SLACK_BYTES: usize = 1 << 10;
+
+/// The query string of an append.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AppendQuery {
+    /// The field whose value is the key.
+    pub key: Option<String>,
+    /// The field whose value is the time.
+    pub timestamp: Option<String>,
+    /// The acknowledgement class.
+    pub ack: Option<String>,
+    /// How long a batch may wait for room.
+    pub timeout_ms: Option<u64>,
+}
+
+struct Fields {
+    key: Option<FieldPath>,
+    timestamp: Option<FieldPath>,
+}
+
+/// Appends the lines of `body`.
+///
+/// # Errors
+/// The first line or batch that failed, with what was appended before it.
+pub async fn append(app: App, stream: String, query: AppendQuery, body: Body) -> Result<Response, ApiError> {
+    check_ack(query.ack.as_deref())?;
+    Deadline::new(query.timeout_ms, app.limits.timeout_ms_max)?;
+    let path = |name: &str, text: Option<&str>| match text.map(FieldPath::new) {
+        Some(None) => {
+            Err(ApiError::invalid(format!("{name}={} is not a field", text.unwrap_or_default())).hint("write a.b for b in a"))
+        }
+        Some(path) => Ok(path),
+        None => Ok(None),
+    };
+    let fields = Fields { key: path("key", query.key.as_deref())?, timestamp: path("timestamp", query.timestamp.as_deref())? };
+    let appender = Appender {
+        timeout_ms: query.timeout_ms,
+        app,
+        stream,
+        records: Vec::new(),
+        bytes: 0,
+        under_way: None,
+        appended: 0,
+        position: Cut::new(),
+    };
+    let task = tokio::spawn(run(appender, fields, body.into_data_stream()));
+    task.await.map_err(|error| ApiError::internal(format!("appending met a bug: {error}")))?
+}
+
+async fn run(mut appender: Appender, fields: Fields, mut body: BodyDataStream) -> Result<Response, ApiError> {
+    let outcome = match read_lines(&mut appender, &fields, &mut body).await {
+        Ok(()) => appender.finish().await,
+        Err(error) => {
+            // What stood before the bad line is good.
+            let flushed = appender.finish().await;
+            body::drain(body).await;
+            flushed.and(Err(error))
+        }
+    };
+    match outcome {
+        Ok(()) => Ok(appended_answer(appender.appended, &appender.position)),
+        Err(error) => {
+            Err(error.with("appended", Value::from(appender.appended)).with("position", super::position_json(&appender.position)))
+        }
+    }
+}
+
+async fn read_lines(appender: &mut Appender, fields: &Fields, body: &mut BodyDataStream) -> Result<(), ApiError> {
+    let limits = appender.app.limits;
+    let mut lines = Lines::new(limits.record_bytes_max + LINE_SLACK_BYTES);
+    let mut body_bytes = 0_u64;
+    loop {
+        let patience = if appender.records.is_empty() { SILENCE } else { LINGER };
+        let chunk = match tokio::time::timeout(patience, body.next()).await {
+            Err(_) if appender.records.is_empty() => {
+                return Err(ApiError::timeout(format!("no byte of the body came for {} s", SILENCE.as_secs())));
+            }
+            Err(_) => {
+                appender.submit().await?;
+                continue;
+            }
+            Ok(None) => break,
+            Ok(Some(Err(error))) => return Err(ApiError::invalid(format!("the body was cut off: {error}"))),
+            Ok(Some(Ok(chunk))) => chunk,
+        };
+        body_bytes += chunk.len() as u64;
+        if body_bytes > limits.ndjson_body_bytes_max {
+            let message = format!("the body is over the limit of {} bytes", limits.ndjson_body_bytes_max);
+            return Err(ApiError::too_large(message).hint("go on with another request, or raise http.ndjson_body_bytes_max"));
+        }
+        lines.push(chunk);
+        while let Some(line) = lines.next()? {
+            take(appender, fields, &lines, &line).await?;
+        }
+    }
+    if let Some(line) = lines.last() {
+        take(appender, fields, &lines, &line).await?;
+    }
+    Ok(())
+}
+
+async fn take(appender: &mut Appender, fields: &Fields, lines: &Lines, line: &Bytes) -> Result<(), ApiError> {
+    let trimmed = line.trim_ascii();
+    if trimmed.is_empty() {
+        return Ok(());
+    }
+    let at = || format!("line {}", lines.number);
+    let record = parse(&line.slice_ref(trimmed), fields).map_err(|error| ApiError::invalid(error).at(&at()))?;
+    check_size(&record, appender.app.limits.record_bytes_max).map_err(|error| error.at(&at()))?;
+    appender.push(record).await
+}
+
+fn parse(line: &Bytes, fields: &Fields) -> Result<AppendRecord, String> {
+    let mut record = AppendRecord::default();
+    if fields.key.is_none() && fields.timestamp.is_none() {
+        json::check(line)?;
+    } else {
+        let (_, [key, timestamp]) = json::pick(line, [fields.key.as_ref(), fields.timestamp.as_ref()])?;
+        if let Some(field) = &fields.key {
+            let raw = key.ok_or_else(|| format!("it has no field \"{}\" for the key", field.as_str()))?;
+            let text = json::key_text(raw).map_err(|error| format!("the key \"{}\" {error}", field.as_str()))?;
+            record.key = text.map(Bytes::from);
+        }
+        if let Some(field) = &fields.timestamp {
+            let raw = timestamp.ok_or_else(|| format!("it has no field \"{}\" for the time", field.as_str()))?;
+            record.timestamp = json::time_millis(raw).map_err(|error| format!("the time \"{}\" {error}", field.as_str()))?;
+        }
+    }
+    record.value = (line.as_ref() != b"null").then(|| line.clone());
+    Ok(record)
+}
+
+/// Cuts chunks into lines.
+struct Lines {
+    /// The beginning of a line whose end has not come.
+    carry: BytesMut,
+    chunk: Bytes,
+    /// The number of the line that was given last, from 1.
+    number: u64,
+    line_bytes_max: usize,
+}
+
+impl Lines {
+    fn new(line_bytes_max: usize) -> Self {
+        Self { carry: BytesMut::new(), chunk: Bytes::new(), number: 0, line_bytes_max }
+    }
+
+    /// Gives more bytes; those before must have been taken.
+    fn push(&mut self, chunk: Bytes) {
+        debug_assert!(self.chunk.is_empty(), "lines are taken before more is pushed");
+        self.chunk = chunk;
+    }
+
+    /// The next whole line, without its line break.
+    fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+        let end = self.chunk.iter().position(|byte| *byte == b'\n');
+        let len = self.carry.len() + end.unwrap_or(self.chunk.len());
+        if len > self.line_bytes_max {
+            let message = format!(
+                "line {}: the record is over the limit of {} bytes",
+                self.number + 1,
+                self.line_bytes_max - LINE_SLACK_BYTES
+            );
+            return Err(ApiError::too_large(message).hint("split it, or store a reference to what is large"));
+        }
+        let Some(end) = end else {
+            self.carry.extend_from_slice(&self.chunk);
+            self.chunk = Bytes::new();
+            return Ok(None);
+        };
+        let mut line = self.chunk.split_to(end + 1);
+        line.truncate(end);
+        self.number += 1;
+        if self.carry.is_empty() {
+            return Ok(Some(line));
+        }
+        self.carry.extend_from_slice(&line);
+        Ok(Some(self.carry.split().freeze()))
+    }
+
+    /// After the orderly end: the last line, if it had no line break.
+    fn last(&mut self) -> Option<Bytes> {
+        if self.carry.is_empty() {
+            return None;
+        }
+        self.number += 1;
+        Some(self.carry.split().freeze())
+    }
+}
+
+/// Gathers records and appends them, one batch at a time.
+struct Appender {
+    app: App,
+    stream: String,
+    timeout_ms: Option<u64>,
+    records: Vec<AppendRecord>,
+    bytes: usize,
+    under_way: Option<(u64, JoinHandle<router::Result<Cut>>)>,
+    appended: u64,
+    position: Cut,
+}
+
+impl Appender {
+    async fn push(&mut self, record: AppendRecord) -> Result<(), ApiError> {
+        self.bytes += record.value.as_ref().map_or(0, Bytes::len) + record.key.as_ref().map_or(0, Bytes::len);
+        self.records.push(record);
+        if self.records.len() >= BATCH_RECORDS_MAX || self.bytes >= BATCH_BYTES_MAX { self.submit().await } else { Ok(()) }
+    }
+
+    /// Sends what was gathered on its way, after what is under way has arrived.
+    async fn submit(&mut self) -> Result<(), ApiError> {
+        self.settle().await?;
+        let records = std::mem::take(&mut self.records);
+        self.bytes = 0;
+        if records.is_empty() {
+            return Ok(());
+        }
+        let count = records.len() as u64;
+        let deadline = Deadline::new(self.timeout_ms, self.app.limits.timeout_ms_max)?.at;
+        let (database, stream) = (self.app.database.clone(), self.stream.clone());
+        let append = async move { database.append(&stream, records, deadline).await };
+        self.under_way = Some((count, tokio::spawn(append)));
+        Ok(())
+    }
+
+    async fn settle(&mut self) -> Result<(), ApiError> {
+        let Some((count, task)) = self.under_way.take() else { return Ok(()) };
+        let arrived = task.await.map_err(|error| ApiError::internal(format!("appending met a bug: {error}")));
+        match arrived.and_then(|cut| Ok(cut?)) {
+            Ok(cut) => {
+                self.appended += count;
+                cut.ends().for_each(|(stream, partition, end)| self.position.raise(stream, partition, end));
+                Ok(())
+            }
+            Err(error) => {
+                // Nothing may follow what is missing.
+                self.records.clear();
+                Err(error)
+            }
+        }
+    }
+
+    async fn finish(&mut self) -> Result<(), ApiError> {
+        self.submit().await?;
+        self.settle().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines_of(chunks: &[&'static str], max: usize) -> (Vec<Bytes>, Option<Bytes>, Option<ApiError>) {
+        let (mut lines, mut whole) = (Lines::new(max + LINE_SLACK_BYTES), Vec::new());
+        for chunk in chunks {
+            lines.push(Bytes::from_static(chunk.as_bytes()));
+            loop {
+                match lines.next() {
+                    Ok(Some(line)) => whole.push(line),
+                    Ok(None) => break,
+                    Err(error) => return (whole, None, Some(error)),
+                }
+            }
+        }
+        (whole, lines.last(), None)
+    }
+
+    #[test]
+    fn lines_are_the_same_however_they_are_cut_into_chunks() {
+        let (whole, last, _) = lines_of(&["1\n2", "2", "\n\n3\r\n4"], 100);
+        assert_eq!(whole, ["1", "22", "", "3\r"]);
+        assert_eq!(last.unwrap(), "4");
+        let (whole, last, _) = lines_of(&["1\n"], 100);
+        assert_eq!((whole.len(), last), (1, None));
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_refused_before_its_end_came() {
+        let long = "x".repeat(LINE_SLACK_BYTES + 11).leak();
+        let (whole, _, error) = lines_of(&["1\n", long], 10);
+        let error = error.unwrap();
+        assert_eq!((whole.len(), error.status().as_u16()), (1, 413));
+        assert!(error.to_json().contains("\"line 2: the record is over the limit of 10 bytes"));
+    }
+
+    #[test]
+    fn keys_and_times_come_from_fields() {
+        let field = |text| FieldPath::new(text);
+        let fields = Fields { key: field("id"), timestamp: field("at.ms") };
+        let record = parse(&Bytes::from_static(br#"{"id":5,"at":{"ms":1537727414}}"#), &fields).unwrap();
+        assert_eq!((record.key.unwrap(), record.timestamp), ("5".into(), Some(1_537_727_414_000)));
+        assert!(parse(&Bytes::from_static(b"{}"), &fields).unwrap_err().contains("no field \"id\""));
+        let none = Fields { key: None, timestamp: None };
+        assert_eq!(parse(&Bytes::from_static(b"null"), &none).unwrap().value, None);
+        assert!(parse(&Bytes::from_static(b"{\"a\":}"), &none).unwrap_err().contains("column 6"));
+    }
+}
