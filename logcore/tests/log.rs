@@ -1,5 +1,5 @@
 //! The log as its users see it: appending, reading by offset and time, rotation, restarts, refusals.
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test, on a real folder and clock")]
 
 mod common;
 

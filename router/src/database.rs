@@ -35,7 +35,7 @@ use crate::sql::parse::{Statement, parse};
 use crate::sql::rewrite::{TableUse, Uses};
 use crate::view::rebuild;
 use crate::view::running::{Generation, Store, View, Views};
-use crate::{define, dml};
+use crate::{define, dml, fast_path};
 
 /// How long a change of definitions may take to become durable and known.
 const DEFINITION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -306,6 +306,9 @@ impl Database {
             Statement::Ddl(ddl) => return define::execute(self, ddl, context).await,
             Statement::Sql(statement) => statement,
         };
+        if let Some(answer) = fast_path::execute(self, &statement, context).await {
+            return answer;
+        }
         if let Some(answer) = dml::execute(self, &statement, context).await {
             return answer;
         }

@@ -91,9 +91,9 @@ async fn run(database: &Database, name: ObjectName, statement: &Statement, conte
     let target = target(database, &name)?;
     for _ in 0..ATTEMPTS_MAX {
         let change = match statement {
-            Statement::Insert(insert) => insert_rows(database, &target, insert, context).await?,
-            Statement::Update(update) => update_rows(database, &target, update, context).await?,
-            Statement::Delete(delete) => delete_rows(database, &target, delete, context).await?,
+            Statement::Insert(insert) => Box::pin(insert_rows(database, &target, insert, context)).await?,
+            Statement::Update(update) => Box::pin(update_rows(database, &target, update, context)).await?,
+            Statement::Delete(delete) => Box::pin(delete_rows(database, &target, delete, context)).await?,
             other => return Err(Error::internal(format!("not a change: {other}"))),
         };
         match propose(&target, change, context.deadline).await {

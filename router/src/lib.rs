@@ -22,6 +22,7 @@ pub mod database;
 pub mod define;
 pub mod dml;
 pub mod error;
+pub mod fast_path;
 pub mod functions;
 pub mod partitioner;
 pub mod position;

@@ -119,6 +119,26 @@ fn parameters_are_values_and_nothing_else() {
 }
 
 #[test]
+fn a_point_read_answers_as_the_planner_does() {
+    let fixture = accounts();
+    fixture.run("CREATE TABLE pairs (a TEXT, b INTEGER, c BOOLEAN, PRIMARY KEY (b, a)); INSERT INTO pairs VALUES ('x', 1, true), ('y', 1, NULL)");
+    // The same question in a form that is recognised and in one that is not.
+    for (fast, slow) in [
+        ("SELECT * FROM accounts WHERE id = 2", "SELECT * FROM accounts WHERE id = 2 LIMIT 5"),
+        ("SELECT owner, id FROM accounts WHERE (2 = id)", "SELECT owner, id FROM accounts WHERE id + 0 = 2"),
+        ("SELECT id FROM accounts WHERE id = 99", "SELECT id FROM accounts WHERE id = 99 LIMIT 5"),
+        ("SELECT c, a FROM public.pairs WHERE a = 'y' AND b = 1", "SELECT c, a FROM pairs WHERE a = 'y' AND b = 1 LIMIT 5"),
+    ] {
+        assert_eq!(fixture.rows(fast), fixture.rows(slow), "{fast}");
+    }
+    let params = vec![json!("x"), json!(1)];
+    assert_eq!(fixture.rows_with("SELECT c FROM pairs WHERE a = $1 AND b = $2", params, "").unwrap(), [json!([true])]);
+    assert_eq!(fixture.rows("SELECT count(*) FROM pairs WHERE a = 'x' AND b = 1"), [json!([1])], "not a point read");
+    assert_eq!(fixture.rows("SELECT a FROM pairs WHERE b = 1 ORDER BY a"), [json!(["x"]), json!(["y"])], "half a key");
+    assert_eq!(fixture.error("SELECT ownr FROM accounts WHERE id = 1").code(), "42703");
+}
+
+#[test]
 fn concurrent_changes_of_one_row_all_count() {
     let fixture = accounts();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);

@@ -138,14 +138,14 @@ fn a_folder_serves_one_server_and_one_format() {
 fn a_full_queue_answers_throttled_and_loses_nothing() {
     let data = tempfile::tempdir().unwrap();
     // A queue that holds little more than one frame, and many writers at once with little patience.
-    let server = Server::start_with(data.path(), &[("HEADWATER_LOG_QUEUE_BYTES_MAX", "1KiB")]);
+    let server = Server::start_with(data.path(), &[("HEADWATER_LOG_QUEUE_BYTES_MAX", "8MiB")]);
     let _ = server.sql("CREATE STREAM commits");
     let line = format!("{{\"pad\": \"{}\"}}\n", "x".repeat(900_000));
     let body = line.repeat(8);
     let (mut appended, mut throttled) = (0, 0);
     std::thread::scope(|scope| {
         let send = || server.post(&format!("{RECORDS}?timeout_ms=1"), NDJSON, body.as_bytes());
-        let senders: Vec<_> = (0..16).map(|_| scope.spawn(send)).collect();
+        let senders: Vec<_> = (0..32).map(|_| scope.spawn(send)).collect();
         for sender in senders {
             let reply = sender.join().unwrap();
             match reply.status {
@@ -159,6 +159,6 @@ fn a_full_queue_answers_throttled_and_loses_nothing() {
             }
         }
     });
-    assert!(throttled > 0, "16 writers of 7 MB at once don't fit");
+    assert!(throttled > 0, "32 writers of 7 MB at once don't fit");
     assert_eq!(count(&server), appended, "what was acknowledged is there, nothing else");
 }

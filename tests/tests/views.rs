@@ -73,7 +73,7 @@ fn a_replay_gives_the_bytes_that_were_sent() {
     assert_eq!(lines.lines().count(), 2);
     let (status, _, kind, message) = server.get("/v1/streams/odd/partitions/0/records?offset=7").error();
     assert_eq!((status, kind.as_str()), (400, "invalid"));
-    assert!(message.contains("0..6"), "{message}");
+    assert!(message.contains("0 to 6 (end exclusive)"), "{message}");
     assert_eq!(server.get("/v1/streams/odd/partitions/1/records").error().0, 404);
     let waited = server.get("/v1/streams/odd/partitions/0/records?offset=6&wait_ms=50").json();
     assert_eq!((&waited["records"], &waited["next_offset"]), (&json!([]), &json!(6)));

@@ -1,3 +1,5 @@
+//! Tests of the query text parser: precedence, escapes, errors with their columns.
+
 use proptest::prelude::*;
 
 use super::*;

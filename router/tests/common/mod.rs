@@ -112,6 +112,6 @@ pub fn commit(n: u64) -> Value {
         "ts": 1_500_000_000 + n * 86_400,
         "added": n,
         "subject": format!("Fix torn write number {n}"),
-        "body": if n % 2 == 0 { "call fsync" } else { "nothing" },
+        "body": if n.is_multiple_of(2) { "call fsync" } else { "nothing" },
     })
 }

@@ -1,6 +1,6 @@
 //! The accept loop: connections with a header timeout, a limit on their number, and an orderly end.
 //!
-//! `axum::serve` has neither timeout nor limit, so slow clients would hold sockets for ever. [`crate::cli::serve`] runs this
+//! `axum::serve` has neither timeout nor limit, so slow clients would hold sockets for ever. `cli::serve` runs this
 //! until it is told to stop.
 //!
 //! # Concurrency

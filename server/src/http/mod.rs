@@ -1,6 +1,6 @@
 //! The HTTP door: the table of routes, what handlers share, and what is done around every request.
 //!
-//! [`crate::cli::serve`] builds an [`App`] and hands [`router`] to the accept loop in [`accept`]. A request passes [`observe`]
+//! `cli::serve` builds an [`App`] and hands [`router()`] to the accept loop in [`accept`]. A request passes [`observe`]
 //! (cross-site refusal, panics, metrics, the access log), then its handler, which parses with [`body`] and calls the database;
 //! whatever goes wrong is an [`error::ApiError`].
 
@@ -87,7 +87,7 @@ pub struct Route {
     handler: MethodRouter<App>,
 }
 
-/// Every route there is; [`router`] is built from it and `openapi.json` is tested against it.
+/// Every route there is; [`router()`] is built from it and `openapi.json` is tested against it.
 pub fn routes() -> Vec<Route> {
     let get_ = |path, handler| Route { method: Method::GET, path, handler };
     let post_ = |path, handler| Route { method: Method::POST, path, handler };

@@ -1,7 +1,7 @@
 //! Records as JSON, in and out.
 //!
 //! A value may be any JSON and comes back byte for byte; what is not JSON travels as base64. [`super::streams`] reads requests with
-//! [`RecordIn`]; it, [`super::tail`] and the command line see records as [`write`] lays them out.
+//! [`RecordIn`]; it, [`super::tail`] and the command line see records as [`write()`] lays them out.
 
 use std::borrow::Cow;
 
