@@ -11,7 +11,7 @@ use crate::types::{Offset, PartitionRef, RaftIndex};
 /// The result of every fallible operation of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What the caller should do about an [`Error`].
+/// What the caller should do about an [`enum@Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
     /// The request is wrong and stays wrong; change it.

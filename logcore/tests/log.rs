@@ -171,6 +171,61 @@ fn a_full_disk_refuses_writes_and_takes_them_again_when_there_is_room() {
 }
 
 #[test]
+fn a_rotation_that_failed_leaves_the_log_whole() {
+    let disk = Arc::new(SimDisk::new());
+    let log = open_sim(&disk).unwrap();
+    let partition = log.open_partition(ID).unwrap();
+    let mut kept = 0;
+    for n in 0..200 {
+        // A large batch meets the end of the segment first, small ones still fit behind it.
+        disk.set_free_bytes(if n % 3 == 0 { Some(0) } else { None });
+        for len in [60_000, 500] {
+            kept += u64::from(append(&partition, &[value(kept, len)]).is_ok());
+        }
+    }
+    assert!(kept > 250 && kept < 400, "some were refused, most were not: {kept}");
+    let check = |partition: &logcore::Partition| {
+        let all = read_all(partition, Offset::ZERO).unwrap();
+        assert_eq!(all.len() as u64, kept);
+        assert!(all.iter().enumerate().all(|(n, (offset, found))| *offset == n as u64 && found[..9] == value(n as u64, 9)[..9]));
+    };
+    check(&partition);
+    drop((partition, log));
+    check(&open_sim(&disk).unwrap().open_partition(ID).unwrap());
+}
+
+#[test]
+fn readers_of_the_file_never_meet_what_is_on_its_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path(), LogOptions::default()).unwrap();
+    append(&log.open_partition(ID).unwrap(), &[value(0, 300)]).unwrap();
+    drop(log);
+    // After a start nothing is in RAM: reading from the beginning goes to the file, right up to what is being written.
+    let log = Log::open(dir.path(), LogOptions::default()).unwrap();
+    let partition = log.open_partition(ID).unwrap();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| (1..600).for_each(|n| drop(append(&partition, &[value(n, 300)]).unwrap())));
+        while !writer.is_finished() {
+            partition.read(Offset::ZERO, 4 << 20).unwrap();
+        }
+    });
+    assert_eq!(read_all(&partition, Offset::ZERO).unwrap().len(), 600);
+}
+
+#[test]
+fn partitions_share_the_ram_tier() {
+    let disk = Arc::new(SimDisk::new());
+    let two_chunks = LogOptions { memory_bytes_max: 2 << 20, ..LogOptions::default() };
+    let log = Log::open_on(disk, "/sim".as_ref(), two_chunks, None).unwrap();
+    for round in 0..3 {
+        for stream in 20..26 {
+            let partition = log.open_partition(PartitionRef::new(StreamId::new(stream), 0)).unwrap();
+            assert_eq!(append(&partition, &[value(round, 600_000)]).unwrap().base_offset.value(), round);
+        }
+    }
+}
+
+#[test]
 fn a_full_queue_throttles_and_drops_nothing() {
     let disk = Arc::new(SimDisk::new());
     let small = LogOptions { queue_bytes_max: 1, ..options() };

@@ -137,3 +137,33 @@ fn a_record_that_holds_the_image_of_a_segment_is_only_a_record() {
     assert_eq!(partition.health(), Health::Healthy, "flush frames inside a torn record promise nothing");
     assert_eq!(read_all(&partition, Offset::ZERO).unwrap().len(), 1);
 }
+
+/// The index file that a clean stop left for the active segment must not speak for it once it has grown.
+#[test]
+fn an_index_file_from_before_the_segment_grew_is_not_believed() {
+    use logcore::io::DiskIo;
+    let disk = Arc::new(SimDisk::new());
+    let log = open_sim(&disk).unwrap();
+    let partition = log.open_partition(ID).unwrap();
+    append(&partition, &[value(0, 500)]).unwrap();
+    drop(partition);
+    log.close().unwrap();
+    let index = newest_segment(&disk).with_extension("idx");
+    let stale = disk.read_small(&index).unwrap().expect("a clean stop writes it");
+    drop(log);
+    let log = open_sim(&disk).unwrap();
+    assert_eq!(disk.read_small(&index).unwrap(), None, "it is gone before the first append");
+    let partition = log.open_partition(ID).unwrap();
+    let mut count = 1;
+    while newest_segment(&disk).with_extension("idx") == index {
+        append(&partition, &[value(count, 5_000)]).unwrap();
+        count += 1;
+    }
+    drop((partition, log));
+    // As if the rotation had been cut off before it wrote the sealed segment's index, and the old file were still there.
+    disk.write_atomic(&index, &stale).unwrap();
+    let log = open_sim(&disk).unwrap();
+    let partition = log.open_partition(ID).unwrap();
+    assert_eq!(read_all(&partition, Offset::ZERO).unwrap().len() as u64, count);
+    assert_eq!(append(&partition, &[b"next".to_vec()]).unwrap().base_offset.value(), count);
+}

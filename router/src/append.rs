@@ -36,12 +36,14 @@ impl Database {
             return Err(Error::new(sqlstate::WRONG_OBJECT_TYPE, ErrorKind::Invalid, message));
         }
         let compression = if def.compression == "zstd" { Compression::Zstd } else { Compression::None };
-        let batches = self.batches(def, &records)?;
-        let mut tickets = Vec::with_capacity(batches.len());
+        // Everything that can be refused is, before the first batch is on its way.
+        let prepared = self.batches(def, &records)?.into_iter().map(|(partition, batch)| {
+            Ok((partition, self.partition(def, partition)?, Proposal::from_records(batch, compression)?))
+        });
+        let prepared = prepared.collect::<Result<Vec<_>>>()?;
+        let mut tickets = Vec::with_capacity(prepared.len());
         let mut position = Cut::new();
-        for (partition, batch) in batches {
-            let log = self.partition(def, partition)?;
-            let proposal = Proposal::from_records(batch, compression)?;
+        for (partition, log, proposal) in prepared {
             tickets.push((partition, log.append(proposal, deadline).await));
         }
         let mut failed = None;

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use datafusion::catalog::TableProvider;
+use docstore::DocumentSnapshot;
 use logcore::{Offset, PartitionRef, StreamId, TimestampMillis};
 
 use crate::catalog::{CatalogState, Source, StreamDef, TableDef, TableKind};
@@ -26,12 +27,14 @@ use crate::provider::row::RowProvider;
 use crate::provider::series::SeriesProvider;
 use crate::provider::stream::StreamProvider;
 use crate::sql::rewrite::{AsOf, TableUse, Uses};
-use crate::view::running::{Generation, Store};
+use crate::view::running::{Generation, Store, View};
 
 /// How long a statement waits for the slower of its views, so that it need not read the faster ones in the past.
 const PATIENCE: Duration = Duration::from_millis(50);
 /// Attempts to find an offset that all document tables of a statement still have.
-const ATTEMPTS_MAX: usize = 8;
+const ATTEMPTS_MAX: usize = 16;
+/// A statement that meets a swap of generations begins again after this long.
+const SWAP_STEP: Duration = Duration::from_millis(10);
 
 /// What a statement reads.
 pub struct Chosen {
@@ -39,6 +42,8 @@ pub struct Chosen {
     pub cut: Cut,
     /// By name in the plan.
     pub providers: HashMap<String, Arc<dyn TableProvider>>,
+    /// The states of the document tables, by table and partition.
+    pub documents: Documents,
     /// What is read; its files stay while this is held.
     pub generations: Vec<Arc<Generation>>,
 }
@@ -47,28 +52,49 @@ pub struct Chosen {
 struct Target {
     used: TableUse,
     stream: Arc<StreamDef>,
-    table: Option<(Arc<TableDef>, Arc<Generation>)>,
+    table: Option<TargetTable>,
 }
 
+struct TargetTable {
+    def: Arc<TableDef>,
+    view: Arc<View>,
+    generation: Arc<Generation>,
+}
+
+/// By stream and partition.
 type Ends = BTreeMap<(u32, u32), Offset>;
+/// By table and partition.
+pub type Documents = HashMap<(u32, u32), DocumentSnapshot>;
 
 /// Chooses the cut and makes the providers at it.
 ///
 /// # Errors
 /// Unknown names and positions, a wait that lasts over the deadline, a past that is not kept, views that stopped.
 pub async fn choose(database: &Database, uses: &Uses, wait: &Cut, deadline: Instant) -> Result<Chosen> {
-    let catalog = database.catalog();
-    let targets = uses.tables.iter().map(|used| find(database, &catalog, used)).collect::<Result<Vec<_>>>()?;
-    wait_for(database, &catalog, &targets, wait, deadline).await?;
-    let mut ends = align(database, &targets).await?;
-    for _ in 0..ATTEMPTS_MAX {
-        match documents_at(&targets, &mut ends) {
-            Ok(()) => break,
-            // A document table no longer has so old a state: the others must come up to it.
-            Err(newer) => wait_all(&targets, &newer, deadline).await?,
+    loop {
+        let catalog = database.catalog();
+        let targets = uses.tables.iter().map(|used| find(database, &catalog, used)).collect::<Result<Vec<_>>>()?;
+        let swapped = |targets: &[Target]| targets.iter().any(Target::is_replaced);
+        match choose_among(database, &catalog, &targets, uses, wait, deadline).await {
+            // A generation that was being read makes way for the next one.
+            Err(error) if error.code() == sqlstate::CANNOT_CONNECT_NOW && swapped(&targets) && Instant::now() < deadline => {
+                tokio::time::sleep(SWAP_STEP).await;
+            }
+            other => return other,
         }
-        ends = align(database, &targets).await?;
     }
+}
+
+async fn choose_among(
+    database: &Database,
+    catalog: &CatalogState,
+    targets: &[Target],
+    uses: &Uses,
+    wait: &Cut,
+    deadline: Instant,
+) -> Result<Chosen> {
+    wait_for(database, catalog, targets, wait, deadline).await?;
+    let (ends, documents) = settle(database, targets, wait, deadline).await?;
     let mut cut = Cut::new();
     for target in targets.iter().filter(|target| target.used.as_of.is_none()) {
         for partition in 0..target.stream.partitions {
@@ -78,36 +104,59 @@ pub async fn choose(database: &Database, uses: &Uses, wait: &Cut, deadline: Inst
         }
     }
     let mut providers = HashMap::new();
-    for target in &targets {
+    let mut generations = Vec::new();
+    for target in targets {
         let own = match &target.used.as_of {
             Some(as_of) => past(database, target, as_of, deadline).await?,
             None => ends.clone(),
         };
-        providers.insert(target.used.internal.clone(), provider(database, target, &own, uses.score)?);
+        providers.insert(target.used.internal.clone(), provider(database, target, &own, &documents, uses.score)?);
+        generations.extend(target.table.as_ref().map(|table| Arc::clone(&table.generation)));
     }
-    let generations = targets.into_iter().filter_map(|target| target.table.map(|(_, generation)| generation)).collect();
-    Ok(Chosen { cut, providers, generations })
+    Ok(Chosen { cut, providers, documents, generations })
+}
+
+/// Finds offsets at which everything that is read now can be read, not below what the client waits for.
+async fn settle(database: &Database, targets: &[Target], wait: &Cut, deadline: Instant) -> Result<(Ends, Documents)> {
+    for _ in 0..ATTEMPTS_MAX {
+        let mut ends = align(database, targets).await?;
+        match documents_at(targets, &mut ends, wait) {
+            Ok(documents) => return Ok((ends, documents)),
+            // A document table no longer has so old a state: everything must come up to where the log is.
+            Err(newer) => wait_all(database, targets, &newer, deadline).await?,
+        }
+    }
+    let message = "the document tables of the statement could not be read at one moment while records came in";
+    Err(Error::new(sqlstate::CANNOT_CONNECT_NOW, logcore::ErrorKind::Unavailable, message)
+        .hint("try again, or read them one by one"))
 }
 
 fn find(database: &Database, catalog: &CatalogState, used: &TableUse) -> Result<Target> {
     let used = used.clone();
     if let Some(table) = catalog.find_table(&used.name) {
         let view = database.views().get(table)?;
-        let table = Some((Arc::clone(table), view.serving()));
-        return Ok(Target { used, stream: Arc::clone(&view.stream), table });
+        let stream = Arc::clone(&view.stream);
+        let table = Some(TargetTable { def: Arc::clone(table), generation: view.serving(), view });
+        return Ok(Target { used, stream, table });
     }
     Ok(Target { stream: Arc::clone(catalog.stream(&used.name)?), used, table: None })
 }
 
 impl Target {
     fn is_document(&self) -> bool {
-        matches!(&self.table, Some((table, _)) if matches!(table.kind, TableKind::Document(_)))
+        matches!(&self.table, Some(table) if matches!(table.def.kind, TableKind::Document(_)))
+    }
+
+    /// Whether another generation serves by now, or may at any moment.
+    fn is_replaced(&self) -> bool {
+        self.table.as_ref().is_some_and(|table| !Arc::ptr_eq(&table.view.serving(), &table.generation))
+            || self.table.as_ref().is_some_and(|table| table.view.building().is_some())
     }
 
     /// How far readers of a partition see.
     fn visible(&self, database: &Database, partition: u32) -> Result<Offset> {
         match &self.table {
-            Some((_, generation)) => Ok(generation.parts[partition as usize].task.visible()),
+            Some(table) => Ok(table.generation.parts[partition as usize].task.visible()),
             None => {
                 let id = PartitionRef::new(StreamId::new(self.stream.id), partition);
                 Ok(database.log().partition(id)?.committed().get())
@@ -117,7 +166,7 @@ impl Target {
 
     async fn visible_to(&self, database: &Database, partition: u32, end: Offset, deadline: Instant) -> Result<()> {
         match &self.table {
-            Some((_, generation)) => Ok(generation.parts[partition as usize].task.visible_to(end, deadline).await?),
+            Some(table) => Ok(table.generation.parts[partition as usize].task.visible_to(end, deadline).await?),
             None => {
                 let id = PartitionRef::new(StreamId::new(self.stream.id), partition);
                 if database.log().partition(id)?.committed().reached(end, deadline).await {
@@ -144,12 +193,12 @@ async fn wait_for(database: &Database, catalog: &CatalogState, targets: &[Target
             let message = format!("stream \"{name}\" has no partition {partition}");
             return Err(Error::invalid(message).hint(format!("it has {}, counted from 0", stream.partitions)));
         }
-        for target in targets.iter().filter(|target| target.stream.id == stream.id && target.used.as_of.is_none()) {
-            target.visible_to(database, partition, end, deadline).await?;
-        }
         let id = PartitionRef::new(StreamId::new(stream.id), partition);
         if !database.log().partition(id)?.committed().reached(end, deadline).await {
             return Err(timeout(name, partition, end));
+        }
+        for target in targets.iter().filter(|target| target.stream.id == stream.id && target.used.as_of.is_none()) {
+            target.visible_to(database, partition, end, deadline).await?;
         }
     }
     Ok(())
@@ -178,32 +227,41 @@ async fn align(database: &Database, targets: &[Target]) -> Result<Ends> {
     Ok(ends)
 }
 
-/// Lowers the ends to offsets that the document tables have; fails with the offsets that they still have.
-fn documents_at(targets: &[Target], ends: &mut Ends) -> Result<(), Ends> {
-    let mut newer = Ends::new();
-    for target in targets.iter().filter(|target| target.used.as_of.is_none()) {
-        let Some((_, generation)) = &target.table else { continue };
-        for part in &generation.parts {
-            let Store::Document(documents) = &part.store else { continue };
-            let slot = (target.stream.id, part.partition);
-            let Some(end) = ends.get_mut(&slot) else { continue };
-            match documents.snapshot_at(*end) {
-                Some(snapshot) => *end = snapshot.offset(),
-                None => drop(newer.insert(slot, documents.snapshot().offset())),
+/// Lowers the ends to offsets that all document tables have, and gives their states there; fails with the partitions where
+/// there is no such offset that is not below `wait`.
+fn documents_at(targets: &[Target], ends: &mut Ends, wait: &Cut) -> Result<Documents, Ends> {
+    let mut chosen = Documents::new();
+    loop {
+        let mut lowered = false;
+        for target in targets.iter().filter(|target| target.used.as_of.is_none()) {
+            let Some(table) = &target.table else { continue };
+            for part in &table.generation.parts {
+                let Store::Document(documents) = &part.store else { continue };
+                let slot = (target.stream.id, part.partition);
+                let Some(end) = ends.get_mut(&slot) else { continue };
+                let least = wait.end(&target.stream.name, part.partition).unwrap_or_default();
+                let held = documents.snapshot_at(*end).filter(|snapshot| snapshot.offset() >= least);
+                let Some(snapshot) = held else { return Err([(slot, documents.snapshot().offset())].into()) };
+                lowered |= snapshot.offset() < *end;
+                *end = snapshot.offset();
+                chosen.insert((table.def.id, part.partition), snapshot);
             }
+        }
+        if !lowered {
+            return Ok(chosen);
         }
     }
-    if newer.is_empty() { Ok(()) } else { Err(newer) }
 }
 
-async fn wait_all(targets: &[Target], ends: &Ends, deadline: Instant) -> Result<()> {
-    for target in targets {
-        let Some((_, generation)) = &target.table else { continue };
-        for part in &generation.parts {
-            if let Some(end) = ends.get(&(target.stream.id, part.partition)) {
-                part.task.visible_to(*end, deadline).await?;
-            }
-        }
+/// Waits until everything read now shows some partitions up to `ends`, or up to where the log is, if that is further: views that
+/// wait for the same offset show just that one.
+async fn wait_all(database: &Database, targets: &[Target], ends: &Ends, deadline: Instant) -> Result<()> {
+    for ((stream, partition), end) in ends {
+        let log = database.log().partition(PartitionRef::new(StreamId::new(*stream), *partition))?;
+        let end = log.committed().get().max(*end);
+        let concerned = targets.iter().filter(|target| target.stream.id == *stream && target.used.as_of.is_none());
+        let waits = concerned.map(|target| target.visible_to(database, *partition, end, deadline));
+        futures::future::try_join_all(waits).await?;
     }
     Ok(())
 }
@@ -243,10 +301,16 @@ async fn past(database: &Database, target: &Target, as_of: &AsOf, deadline: Inst
     Ok(ends)
 }
 
-fn provider(database: &Database, target: &Target, ends: &Ends, score: bool) -> Result<Arc<dyn TableProvider>> {
+fn provider(
+    database: &Database,
+    target: &Target,
+    ends: &Ends,
+    states: &Documents,
+    score: bool,
+) -> Result<Arc<dyn TableProvider>> {
     let name = &target.used.name;
     let end = |partition: u32| ends.get(&(target.stream.id, partition)).copied().unwrap_or_default();
-    let Some((table, generation)) = &target.table else {
+    let Some(TargetTable { def, generation, .. }) = &target.table else {
         let part = |partition| {
             let log = database.log().partition(PartitionRef::new(StreamId::new(target.stream.id), partition))?;
             Ok((log, end(partition)))
@@ -258,8 +322,11 @@ fn provider(database: &Database, target: &Target, ends: &Ends, score: bool) -> R
     for part in &generation.parts {
         match &part.store {
             Store::Row(table) => rows.push((table.clone(), end(part.partition))),
-            Store::Document(table) => documents.push(
-                table.snapshot_at(end(part.partition)).ok_or_else(|| Error::internal("a document state went away meanwhile"))?,
+            Store::Document(_) => documents.push(
+                states
+                    .get(&(def.id, part.partition))
+                    .cloned()
+                    .ok_or_else(|| Error::internal("every document table has a state"))?,
             ),
             Store::Series(table) => {
                 layout = Some(table.arrow_schema());
@@ -267,7 +334,7 @@ fn provider(database: &Database, target: &Target, ends: &Ends, score: bool) -> R
             }
         }
     }
-    Ok(match &table.kind {
+    Ok(match &def.kind {
         TableKind::Row(schema) => Arc::new(RowProvider::new(name, Arc::new(schema.clone()), rows)),
         TableKind::Document(mapping) => Arc::new(DocumentProvider::new(name, mapping.clone(), documents, score)),
         TableKind::Series(options) => {

@@ -34,7 +34,7 @@ use crate::session;
 use crate::sql::parse::{Statement, parse};
 use crate::sql::rewrite::{TableUse, Uses};
 use crate::view::rebuild;
-use crate::view::running::{Generation, Store, View, Views};
+use crate::view::running::{Generation, View, Views};
 use crate::{define, dml, fast_path};
 
 /// How long a change of definitions may take to become durable and known.
@@ -185,8 +185,10 @@ impl Database {
             let Some(stream) = catalog.stream_by_id(table.stream()) else { continue };
             match self.views().open(table, stream).await {
                 Ok(view) => {
-                    if let Some(generation) = table.building {
-                        rebuild::begin(self, view, generation).await?;
+                    if let Some(generation) = table.building
+                        && let Err(error) = rebuild::begin(self, view, generation).await
+                    {
+                        tracing::error!(view = table.name, generation, %error, "the rebuild does not go on; the old generation serves");
                     }
                 }
                 Err(error) => tracing::error!(view = table.name, %error, "the view does not open; rebuild it"),
@@ -364,14 +366,12 @@ impl Database {
         let uses = Uses { tables: vec![TableUse { internal: table.into(), name: table.into(), as_of: None }], score: false };
         let chosen = cut::choose(self, &uses, wait, deadline).await?;
         let generation = Arc::clone(&chosen.generations[0]);
-        let view = self.views().get(&def)?;
         let [part] = &generation.parts[..] else {
             return Err(Error::unsupported("a search request over a stream of several partitions is not supported yet")
                 .hint("use SQL: WHERE CONTAINS(...) ORDER BY score() DESC"));
         };
-        let Store::Document(documents) = &part.store else { return Err(Error::internal("a document table has documents")) };
-        let end = chosen.cut.end(&view.stream.name, part.partition).unwrap_or_default();
-        let snapshot = documents.snapshot_at(end).ok_or_else(|| Error::internal("a document state went away meanwhile"))?;
+        let snapshot = chosen.documents.get(&(def.id, part.partition)).cloned();
+        let snapshot = snapshot.ok_or_else(|| Error::internal("a document table has a state"))?;
         let held = Arc::clone(&generation);
         let searching = self.inner.handle.spawn_blocking(move || {
             let _held = held;

@@ -188,18 +188,16 @@ async fn create_table(database: &Database, table: CreateTable, context: Context<
         }
     }
     // Opened before it is recorded: a SELECT that does not plan or a mapping that does not fit leaves nothing behind.
-    let view = database.views().open(&def, &stream).await;
-    if let Err(error) = view {
-        retire(database, def.id);
-        return Err(error);
+    let recorded = match database.views().open(&def, &stream).await {
+        Ok(_) => database.record(&CatalogRecord::TableCreated(Box::new(def.clone()))).await,
+        Err(error) => Err(error),
+    };
+    if recorded.is_err()
+        && let Err(error) = database.views().discard(def.id)
+    {
+        tracing::warn!(table = def.name, %error, "the files of a table that was not created stay until the next start");
     }
-    match database.record(&CatalogRecord::TableCreated(Box::new(def.clone()))).await {
-        Ok(position) => Ok(done("CREATE TABLE", Some(position))),
-        Err(error) => {
-            retire(database, def.id);
-            Err(error)
-        }
-    }
+    recorded.map(|position| done("CREATE TABLE", Some(position)))
 }
 
 /// Lets go of a table's generations in the background, once their last readers are gone.
@@ -339,14 +337,25 @@ pub async fn rebuild(database: &Database, name: &str) -> Result<()> {
     let _ddl = database.ddl_lock().await;
     let catalog = database.catalog();
     let table = catalog.table(name)?;
-    let view = database.views().get(table)?;
+    let generation = table.newest + 1;
+    let Ok(view) = database.views().get(table) else { return replace(database, table, generation).await };
     if let Some(building) = view.building() {
         let message = format!("view \"{name}\" is being rebuilt already, as generation {}", building.number);
         return Err(Error::new(sqlstate::OBJECT_IN_USE, ErrorKind::Conflict, message).hint("see SHOW VIEWS for its progress"));
     }
-    let generation = table.newest + 1;
     database.record(&CatalogRecord::RebuildStarted { id: table.id, generation }).await?;
     rebuild::begin(database, view, generation).await
+}
+
+/// A view whose files did not open has nothing to serve meanwhile: the new generation takes its place at once, empty at first.
+async fn replace(database: &Database, table: &TableDef, generation: u64) -> Result<()> {
+    let stream = Arc::clone(
+        database.catalog().stream_by_id(table.stream()).ok_or_else(|| Error::internal("a table's stream is in the catalog"))?,
+    );
+    database.record(&CatalogRecord::RebuildStarted { id: table.id, generation }).await?;
+    database.record(&CatalogRecord::GenerationSwapped { id: table.id, generation }).await?;
+    let fresh = TableDef { generation, building: None, ..table.clone() };
+    database.views().open(&fresh, &stream).await.map(drop)
 }
 
 #[cfg(test)]

@@ -124,7 +124,7 @@ fn target(database: &Database, name: &ObjectName) -> Result<Target> {
 
 impl Target {
     async fn seen(&self, end: Offset, deadline: Instant) -> Result<()> {
-        Ok(self.view.serving().parts[0].task.visible_to(end, deadline).await?)
+        Ok(self.view.visible_to(0, end, deadline).await?)
     }
 
     fn rows(&self) -> Result<RowTable> {
@@ -461,7 +461,7 @@ async fn propose(target: &Target, change: Change, deadline: Instant) -> Result<S
     let mut position = Cut::new();
     position.raise(&target.view.stream.name, 0, appended.end_offset());
     // Committed is committed: a view that is slow to show it does not undo the write, and the position says what to wait for.
-    if let Err(error) = target.view.serving().parts[0].task.visible_to(appended.end_offset(), deadline).await {
+    if let Err(error) = target.view.visible_to(0, appended.end_offset(), deadline).await {
         tracing::warn!(table = target.def.name, %error, "a write is durable but its table does not show it yet");
     }
     Ok(SqlAnswer::Written { affected: change.affected, position: Some(position) })

@@ -170,3 +170,45 @@ fn everything_is_there_after_a_restart_clean_or_not() {
         assert!(fixture.error("SELECT * FROM churn").hint_text().is_none());
     }
 }
+
+#[test]
+fn a_table_that_failed_leaves_nothing_for_the_next_one() {
+    let (fixture, _) = filled(20);
+    assert_eq!(fixture.error("CREATE TABLE d USING document WITH (search = '_bad') FROM STREAM commits").code(), "22023");
+    assert!(
+        fixture
+            .error("CREATE TABLE r (a TEXT) USING row FROM STREAM commits AS SELECT value->>'repo', 1 FROM commits")
+            .message()
+            .contains("columns")
+    );
+    fixture.run("CREATE TABLE d USING document WITH (search = 'subject') FROM STREAM commits");
+    assert_eq!(
+        fixture.rows_with("SELECT count(*) FROM d WHERE CONTAINS(subject, 'torn')", vec![], "commits/0@19").unwrap(),
+        [json!([20])]
+    );
+    // Dropped and created again under the same name: a new table, with other columns.
+    fixture.run("DROP TABLE d; CREATE TABLE d (repo TEXT, n BIGINT) USING row FROM STREAM commits AS SELECT value->>'repo', (value->>'added')::bigint FROM commits WHERE value->>'repo' = 'redb'");
+    assert_eq!(fixture.rows_with("SELECT count(*), max(n) FROM d", vec![], "commits/0@19").unwrap(), [json!([7, 18])]);
+}
+
+#[test]
+fn a_view_whose_files_are_damaged_is_left_out_and_can_be_rebuilt() {
+    let (fixture, position) = filled(200);
+    fixture.rows_with("SELECT count(*) FROM commit_docs", vec![], &position).unwrap();
+    let id = fixture.database.catalog().find_table("commit_docs").unwrap().id;
+    let meta = fixture.dir.path().join(format!("views/{id}/1/0/meta.json"));
+    let fixture = {
+        let common::Fixture { database, dir, runtime } = fixture;
+        database.close().unwrap();
+        drop((database, runtime));
+        std::fs::write(&meta, "{").unwrap();
+        let database = router::Database::open(common::options(dir.path())).unwrap();
+        common::Fixture { database, dir, runtime: tokio::runtime::Runtime::new().unwrap() }
+    };
+    assert_eq!(fixture.rows("SELECT count(*) FROM commit_rows"), [json!([200])], "the others serve");
+    assert_eq!(fixture.error("SELECT count(*) FROM commit_docs").code(), "55006");
+    assert!(!fixture.database.not_ready().is_empty());
+    fixture.run("REBUILD VIEW commit_docs");
+    assert_eq!(fixture.rows_with("SELECT count(*) FROM commit_docs", vec![], &position).unwrap(), [json!([200])]);
+    assert!(fixture.database.not_ready().is_empty());
+}

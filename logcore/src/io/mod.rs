@@ -116,7 +116,7 @@ pub trait DiskIo: Send + Sync {
     /// When the system refuses.
     fn rename(&self, from: &Path, to: &Path) -> Result<()>;
 
-    /// Removes a file, if it is there.
+    /// Removes a file durably, if it is there.
     ///
     /// # Errors
     /// When it is there and stays.

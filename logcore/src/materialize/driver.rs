@@ -207,8 +207,7 @@ impl Driver {
 
     /// Stops the workers and checkpoints every view, so that the next start replays nothing.
     pub fn stop(&self) {
-        self.inner.stopping.store(true, Ordering::Release);
-        self.inner.ready.notify_all();
+        self.inner.stop();
         for thread in self.threads.lock().expect("no code panics inside").drain(..) {
             let _ = thread.join();
         }
@@ -228,8 +227,7 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.inner.stopping.store(true, Ordering::Release);
-        self.inner.ready.notify_all();
+        self.inner.stop();
         for thread in self.threads.lock().expect("no code panics inside").drain(..) {
             let _ = thread.join();
         }
@@ -237,6 +235,13 @@ impl Drop for Driver {
 }
 
 impl Inner {
+    /// Tells the workers to end. Under the queue's lock, so that none goes to sleep between looking and waiting.
+    fn stop(&self) {
+        let _queue = self.queue.lock().expect("no code panics inside");
+        self.stopping.store(true, Ordering::Release);
+        self.ready.notify_all();
+    }
+
     fn push(&self, task: Arc<Task>) {
         self.queue.lock().expect("no code panics inside").push_back(task);
         self.ready.notify_one();
@@ -357,8 +362,9 @@ impl Task {
     /// [`Error::Timeout`] at `deadline`, [`Error::ViewStopped`].
     pub async fn visible_to(&self, end: Offset, deadline: Instant) -> Result<()> {
         let started = clock::monotonic();
-        self.wanted.fetch_max(end.value(), Ordering::AcqRel);
         while self.visible.get() < end {
+            // Only what is there can be shown: a wish for the far future must not make every step a commit.
+            self.wanted.fetch_max(end.min(self.partition.committed().get()).value(), Ordering::AcqRel);
             self.schedule();
             if let TaskState::Stopped(reason) = self.state() {
                 return Err(Error::ViewStopped { reason });
@@ -463,6 +469,10 @@ impl Task {
         let frames = self.partition.read(work.materializer.next_offset(), STEP_BYTES)?;
         for frame in &frames {
             self.apply(work, frame)?;
+            // Shown at just the offset that is waited for, so that several views can be read at one.
+            if frame.end_offset().value() == self.wanted.load(Ordering::Acquire) {
+                work.materializer.make_visible()?;
+            }
         }
         Ok(!frames.is_empty())
     }

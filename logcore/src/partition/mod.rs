@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::frame::batch::{BatchBuilder, Compression, Summary};
 use crate::io::DiskIo;
 use crate::partition::watermark::Watermark;
-use crate::ram::arena::Arena;
+use crate::ram::arena::{Arena, Evict};
 use crate::ram::tail::Tail;
 use crate::segment::active::Active;
 use crate::segment::{Segment, SegmentEnd};
@@ -231,6 +231,13 @@ impl Shared {
     }
 }
 
+impl Evict for Shared {
+    fn evict_oldest(&self) -> bool {
+        let durable = self.durable_place();
+        self.tail.write().expect("no code panics inside").drop_oldest(durable)
+    }
+}
+
 /// The queue of an owner thread, shared by its partitions.
 #[derive(Clone)]
 pub(crate) struct Mailbox {
@@ -255,7 +262,7 @@ pub struct PartitionStatus {
     pub appended: Offset,
     /// Segment files.
     pub segments: usize,
-    /// Bytes of records and frames on disk, without what is preallocated.
+    /// Bytes of records and frames on disk; sealed segments nobody read since the start count with their whole length.
     pub bytes: u64,
     /// Chunks in RAM.
     pub ram_chunks: usize,
@@ -348,7 +355,8 @@ impl Partition {
             (tail.len(), tail.len_bytes())
         };
         let segments: Vec<Arc<Segment>> = self.shared.segments.read().expect("no code panics inside").clone();
-        let bytes = segments.iter().map(|segment| segment.with_meta(|meta| meta.end.position).unwrap_or(0)).sum();
+        // What was not looked into since the start is full, but for the little its seal left free.
+        let bytes = segments.iter().map(|segment| segment.known_bytes().unwrap_or(self.shared.options.segment_bytes)).sum();
         PartitionStatus {
             log_start: self.log_start(),
             committed: self.shared.committed.get(),

@@ -17,7 +17,7 @@ use super::{CleanState, Health, Mailbox, Partition, PartitionOptions, Shared};
 use crate::error::{Error, Result};
 use crate::io::DiskIo;
 use crate::partition::watermark::Watermark;
-use crate::ram::arena::Arena;
+use crate::ram::arena::{Arena, Evict};
 use crate::ram::tail::Tail;
 use crate::segment::recovery::scan;
 use crate::segment::{Segment, SegmentEnd, SegmentMeta, SparseIndex};
@@ -52,7 +52,7 @@ impl Opening<'_> {
             None => self.create_first()?,
         };
         segments.push(Arc::clone(&newest.segment));
-        let end = newest.end;
+        let (end, arena) = (newest.end, Arc::clone(&self.arena));
         let shared = Arc::new(Shared {
             id: self.id,
             dir: self.dir.to_owned(),
@@ -69,6 +69,8 @@ impl Opening<'_> {
             durable_place: Mutex::new((newest.segment.base_offset, end.position)),
             listeners: Mutex::default(),
         });
+        let holder: Arc<dyn Evict> = Arc::clone(&shared) as Arc<dyn Evict>;
+        arena.register(Arc::downgrade(&holder));
         let active = shared.active(newest.segment, end, end.term.next());
         let owned = Box::new(Owned::new(Arc::clone(&shared), active, Box::new(Standalone)));
         let closed = |_| Error::Closed { partition: self.id };
@@ -81,7 +83,12 @@ impl Opening<'_> {
         self.io.remove(&self.dir.join("next.tmp"))?;
         let names = self.io.list(self.dir)?;
         let bases = names.iter().filter_map(|name| Segment::parse_file_name(name));
-        Ok(bases.map(|base| Arc::new(Segment::at(Arc::clone(&self.io), self.dir, self.id, base))).collect())
+        let segments: Vec<Arc<Segment>> =
+            bases.map(|base| Arc::new(Segment::at(Arc::clone(&self.io), self.dir, self.id, base))).collect();
+        for pair in segments.windows(2) {
+            pair[0].followed_by(pair[1].base_offset);
+        }
+        Ok(segments)
     }
 
     fn create_first(&self) -> Result<Newest> {
@@ -94,6 +101,21 @@ impl Opening<'_> {
     }
 
     fn open_newest(&self, segment: Arc<Segment>, before: Option<&Arc<Segment>>) -> Result<Newest> {
+        let segment = self.with_open_file(segment)?;
+        let newest = self.find_end(segment, before)?;
+        // The index file of the newest segment is true only until the first append.
+        newest.segment.remove_index()?;
+        Ok(newest)
+    }
+
+    /// The newest segment keeps its file open.
+    fn with_open_file(&self, segment: Arc<Segment>) -> Result<Arc<Segment>> {
+        let file = segment.file()?;
+        let named = Segment::at(Arc::clone(&self.io), self.dir, self.id, segment.base_offset);
+        Ok(Arc::new(named.with_file(file)))
+    }
+
+    fn find_end(&self, segment: Arc<Segment>, before: Option<&Arc<Segment>>) -> Result<Newest> {
         if let Some(clean) = self.clean.filter(|clean| clean.segment == segment.base_offset) {
             let end = segment.with_meta(|meta| meta.end)?;
             let agrees = (end.position, end.offset, end.raft_index) == (clean.position, clean.end_offset, clean.raft_index);
@@ -105,10 +127,20 @@ impl Opening<'_> {
             Some(before) => before.with_meta(|meta| meta.end)?,
             None => SegmentEnd::empty(segment.base_offset),
         };
+        let follows = before.offset == segment.base_offset;
         let file = segment.file()?;
-        let found = scan(file.as_ref(), segment.base_offset, Some(before))?;
+        let found = scan(file.as_ref(), segment.base_offset, Some(before).filter(|_| follows))?;
         let mut health = Health::Healthy;
-        if let Some(damage) = found.corrupt.first() {
+        if !follows {
+            let reason = format!(
+                "the segment before {} ends at offset {}, records up to {} are missing",
+                segment.path().display(),
+                before.offset,
+                segment.base_offset
+            );
+            tracing::error!(partition = %self.id, "{reason}");
+            health = Health::Corrupt(reason);
+        } else if let Some(damage) = found.corrupt.first() {
             let reason = format!(
                 "records from offset {} on are damaged in {} at byte {} ({}), below what was acknowledged as durable",
                 damage.offset,

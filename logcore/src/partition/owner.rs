@@ -196,6 +196,11 @@ impl Owned {
             return;
         }
         if !self.active.fits(proposal.batch.len()) {
+            if self.active.end().position == 0 {
+                let max = crate::types::index(self.shared.options.segment_bytes);
+                drop(reply.send(Err(Error::BatchTooLarge { bytes: proposal.batch.len(), max })));
+                return;
+            }
             self.sealing = true;
             self.stash.push_front((proposal, reply, permit));
             return;
@@ -208,13 +213,13 @@ impl Owned {
             max_timestamp: proposal.summary.max_timestamp,
             body: &proposal.batch,
         };
-        let mut laid = self.active.append(&entry);
-        // A full RAM tier: this partition's own durable chunks go first.
-        while laid.is_err() && self.shared.tail.write().expect("no code panics inside").drop_oldest(self.shared.durable_place()) {
-            laid = self.active.append(&entry);
-        }
-        if let Err(error) = laid {
-            drop(reply.send(Err(error)));
+        if let Err(error) = self.active.append(&entry) {
+            // A full RAM tier: what is on its way to the disk makes room when it is there.
+            if self.in_flight.is_some() || !self.gathered.is_empty() {
+                self.stash.push_front((proposal, reply, permit));
+            } else {
+                drop(reply.send(Err(error)));
+            }
             return;
         }
         let appended = Appended { base_offset, count: proposal.summary.count };
@@ -229,6 +234,7 @@ impl Owned {
 
     /// Does what has become possible: start a write, finish a seal, take up what waited, go idle.
     fn advance(&mut self, slot: u64, tell: &Sender<Completion>) {
+        self.prepare_spare(slot, tell);
         loop {
             if self.in_flight.is_some() {
                 return;
@@ -246,12 +252,16 @@ impl Owned {
             let Some((proposal, reply, permit)) = self.stash.pop_front() else { break };
             self.admit(proposal, reply, permit);
             while !self.sealing && self.gathered_bytes < WRITE_BYTES_MAX {
+                let waiting = self.stash.len();
                 let Some((proposal, reply, permit)) = self.stash.pop_front() else { break };
                 self.admit(proposal, reply, permit);
+                // Put back: there is no room before the next flush.
+                if self.stash.len() == waiting {
+                    break;
+                }
             }
         }
-        self.prepare_spare(slot, tell);
-        if self.last_append.elapsed() > QUIET {
+        if self.last_append.elapsed() > QUIET && self.shared.write_error().is_none() {
             self.active.release_chunk();
             let mut tail = self.shared.tail.write().expect("no code panics inside");
             while tail.drop_oldest(self.shared.durable_place()) {}
@@ -281,6 +291,7 @@ impl Owned {
         if let Err(error) = result {
             tracing::error!(partition = %self.shared.id, %error, "a write to the log failed: the partition takes no more writes");
             self.shared.set_health(Health::Poisoned(error.to_string()));
+            self.active.abandon();
             for waiting in waiting.into_iter().chain(std::mem::take(&mut self.gathered)) {
                 drop(waiting.reply.send(Err(self.shared.write_error().expect("just poisoned"))));
             }
@@ -336,26 +347,36 @@ impl Owned {
     fn rotate(&mut self) -> Result<()> {
         let shared = Arc::clone(&self.shared);
         let base_offset = self.active.end().offset;
-        let file = match std::mem::replace(&mut self.spare, Spare::None) {
-            Spare::Ready => {
-                let path = shared.dir.join(Segment::file_name(base_offset));
-                shared.io.rename(&shared.spare_path(), &path)?;
-                shared.io.open(&path)?
-            }
-            // A spare that is still being made is left to finish and replaced by the next one.
-            Spare::None | Spare::Preparing => {
-                shared.check_space()?;
-                shared.io.create(&shared.dir.join(Segment::file_name(base_offset)), shared.options.segment_bytes)?
+        self.active.make_room_for_seal()?;
+        let path = shared.dir.join(Segment::file_name(base_offset));
+        let made = match std::mem::replace(&mut self.spare, Spare::None) {
+            Spare::Ready => shared.io.rename(&shared.spare_path(), &path).and_then(|()| shared.io.open(&path)),
+            // A spare that is still being made is left to finish and taken the next time.
+            other => {
+                self.spare = other;
+                shared.check_space().and_then(|()| shared.io.create(&path, shared.options.segment_bytes))
             }
         };
-        self.active.seal()?;
+        let file = match made {
+            Ok(file) => file,
+            Err(error) => {
+                // Nothing may stay under the next segment's name while the old one still takes frames.
+                if let Err(stays) = shared.io.remove(&path) {
+                    shared.set_health(Health::Poisoned(stays.to_string()));
+                    self.active.abandon();
+                }
+                return Err(error);
+            }
+        };
+        self.active.seal();
         if let Some(gathered) = self.active.gather() {
-            let old = self.active.segment.file()?;
-            if let Err(error) = old.write(gathered.at, &gathered.buffers, Durability::Data) {
+            let written = self.active.segment.file().and_then(|old| old.write(gathered.at, &gathered.buffers, Durability::Data));
+            if let Err(error) = written {
                 shared.set_health(Health::Poisoned(error.to_string()));
                 return Err(error);
             }
         }
+        self.active.segment.followed_by(base_offset);
         if let Err(error) = self.active.segment.save_meta() {
             tracing::warn!(%error, "the index file of a sealed segment was not kept; it is rebuilt when it is needed");
         }

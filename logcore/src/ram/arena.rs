@@ -10,18 +10,25 @@
 //! Chunks come from the system's allocator one by one, which touches their pages only when they are written; a preallocated
 //! arena and its return of idle memory come with the LogCore engine.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 
 use crate::sys::append_buffer::Appender;
 
 /// The normal size of a chunk; a frame that is larger gets a chunk of its own.
 pub const CHUNK_BYTES: usize = 1 << 20;
 
+/// A holder of chunks that can let durable ones go when others need the room.
+pub trait Evict: Send + Sync {
+    /// Lets the oldest durable chunk go; `false` when there is none.
+    fn evict_oldest(&self) -> bool;
+}
+
 /// See the module docs.
 pub struct Arena {
     budget_bytes: u64,
     used_bytes: Arc<AtomicU64>,
+    holders: Mutex<Vec<Weak<dyn Evict>>>,
 }
 
 /// A chunk's claim on the budget, given back when it is dropped.
@@ -40,7 +47,12 @@ impl Arena {
     /// An arena that gives out at most `budget_bytes` at a time.
     #[must_use]
     pub fn new(budget_bytes: u64) -> Self {
-        Self { budget_bytes, used_bytes: Arc::default() }
+        Self { budget_bytes, used_bytes: Arc::default(), holders: Mutex::default() }
+    }
+
+    /// Lets the arena ask `holder` for room, for as long as it lives.
+    pub fn register(&self, holder: Weak<dyn Evict>) {
+        self.holders.lock().expect("no code panics inside").push(holder);
     }
 
     /// The budget.
@@ -55,17 +67,34 @@ impl Arena {
         self.used_bytes.load(Ordering::Relaxed)
     }
 
-    /// A chunk for at least `bytes`, or `None` when the budget is used up.
+    /// A chunk for at least `bytes`, or `None` when the budget is used up by bytes that are not durable yet or that readers
+    /// hold. The caller must not hold a lock of a registered holder.
     #[must_use]
     pub fn take(&self, bytes: usize) -> Option<(Appender, Claim)> {
         let size = bytes.max(CHUNK_BYTES).next_multiple_of(CHUNK_BYTES);
-        let claimed = self.used_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            let wanted = used + size as u64;
-            (wanted <= self.budget_bytes).then_some(wanted)
-        });
-        claimed.ok()?;
+        while !self.claim(size as u64) {
+            if !self.evict() {
+                return None;
+            }
+        }
         let claim = Claim { bytes: size as u64, used_bytes: Arc::clone(&self.used_bytes) };
         Some((Appender::new(size), claim))
+    }
+
+    fn claim(&self, size: u64) -> bool {
+        let wanted = |used| Some(used + size).filter(|wanted| *wanted <= self.budget_bytes);
+        self.used_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, wanted).is_ok()
+    }
+
+    /// Takes one durable chunk from whoever has one; each holder is asked in turn.
+    fn evict(&self) -> bool {
+        let mut holders = self.holders.lock().expect("no code panics inside");
+        holders.retain(|holder| holder.strong_count() > 0);
+        let found = holders.iter().position(|holder| holder.upgrade().is_some_and(|holder| holder.evict_oldest()));
+        if let Some(at) = found {
+            holders.rotate_left(at + 1);
+        }
+        found.is_some()
     }
 }
 
@@ -83,5 +112,25 @@ mod tests {
         assert!(arena.take(1).is_some());
         drop(second);
         assert!(arena.take(3 * CHUNK_BYTES).is_none(), "a frame over the whole budget is refused");
+    }
+
+    struct Holder(Mutex<Vec<(Appender, Claim)>>);
+
+    impl Evict for Holder {
+        fn evict_oldest(&self) -> bool {
+            self.0.lock().unwrap().pop().is_some()
+        }
+    }
+
+    #[test]
+    fn a_full_arena_takes_durable_chunks_from_their_holders() {
+        let arena = Arena::new(2 * CHUNK_BYTES as u64);
+        let chunks = vec![arena.take(1).expect("room"), arena.take(1).expect("room")];
+        let holder: Arc<dyn Evict> = Arc::new(Holder(Mutex::new(chunks)));
+        arena.register(Arc::downgrade(&holder));
+        let first = arena.take(1);
+        let second = arena.take(1);
+        assert!(first.is_some() && second.is_some());
+        assert!(arena.take(1).is_none());
     }
 }

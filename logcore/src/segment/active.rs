@@ -196,14 +196,23 @@ impl Active {
         self.lay(&raw, &body, bytes);
     }
 
-    /// Adds the seal frame: nothing follows in this segment. The caller still has to write what is gathered.
-    pub fn seal(&mut self) -> Result<()> {
-        self.make_room(HEADER_BYTES)?;
+    /// Makes sure that [`Self::seal`] has room.
+    pub fn make_room_for_seal(&mut self) -> Result<()> {
+        self.make_room(HEADER_BYTES)
+    }
+
+    /// Adds the seal frame: nothing follows in this segment. The caller asked for room before, and still has to write what is
+    /// gathered.
+    pub fn seal(&mut self) {
         let (raw, _) = self.local_header(FrameKind::Seal, HEADER_BYTES, &[]).encode();
         self.lay(&raw, &[], HEADER_BYTES);
         let end = self.end;
         self.segment.update_meta(|meta| meta.end = end);
-        Ok(())
+    }
+
+    /// Forgets what was not handed to the disk: after an error nothing more is written.
+    pub fn abandon(&mut self) {
+        self.unsubmitted.clear();
     }
 
     /// Everything appended since the last call, as one write; `None` when there is nothing.

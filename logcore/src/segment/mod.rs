@@ -33,7 +33,10 @@ pub(crate) struct Segment {
     pub base_offset: Offset,
     path: PathBuf,
     io: Arc<dyn DiskIo>,
-    file: OnceLock<Arc<dyn DiskFile>>,
+    /// Kept open while the segment is active; a sealed one is opened for each read, so that descriptors stay bounded.
+    file: RwLock<Option<Arc<dyn DiskFile>>>,
+    /// The base offset of the segment behind it: an index that ends elsewhere is out of date.
+    next_base: OnceLock<Offset>,
     meta: RwLock<Option<SegmentMeta>>,
 }
 
@@ -59,13 +62,12 @@ impl Segment {
     /// Names a segment file in `dir`; nothing is read yet.
     pub fn at(io: Arc<dyn DiskIo>, dir: &Path, partition: PartitionRef, base_offset: Offset) -> Self {
         let path = dir.join(Self::file_name(base_offset));
-        Self { partition, base_offset, path, io, file: OnceLock::new(), meta: RwLock::new(None) }
+        Self { partition, base_offset, path, io, file: RwLock::new(None), next_base: OnceLock::new(), meta: RwLock::new(None) }
     }
 
     /// Uses a file that is already open.
     pub fn with_file(self, file: Arc<dyn DiskFile>) -> Self {
-        let _ = self.file.set(file);
-        self
+        Self { file: RwLock::new(Some(file)), ..self }
     }
 
     pub fn path(&self) -> &Path {
@@ -73,11 +75,21 @@ impl Segment {
     }
 
     pub fn file(&self) -> Result<Arc<dyn DiskFile>> {
-        if let Some(file) = self.file.get() {
-            return Ok(Arc::clone(file));
+        match self.file.read().expect("no code panics inside").as_ref() {
+            Some(file) => Ok(Arc::clone(file)),
+            None => self.io.open(&self.path),
         }
-        let file = self.io.open(&self.path)?;
-        Ok(Arc::clone(self.file.get_or_init(|| file)))
+    }
+
+    /// Says that the segment with base offset `next_base` follows: nothing is appended here any more.
+    pub fn followed_by(&self, next_base: Offset) {
+        let _ = self.next_base.set(next_base);
+        *self.file.write().expect("no code panics inside") = None;
+    }
+
+    /// Bytes of its content, if that is known without reading anything.
+    pub fn known_bytes(&self) -> Option<u64> {
+        self.meta.read().expect("no code panics inside").as_ref().map(|meta| meta.end.position)
     }
 
     fn index_path(&self) -> PathBuf {
@@ -108,7 +120,10 @@ impl Segment {
 
     fn load_meta(&self) -> Result<SegmentMeta> {
         let stored = self.io.read_small(&self.index_path())?;
-        if let Some((index, end)) = stored.and_then(|content| SparseIndex::decode(&content, self.base_offset)) {
+        let stored = stored.and_then(|content| SparseIndex::decode(&content, self.base_offset));
+        if let Some((index, end)) = stored
+            && self.next_base.get().is_none_or(|next_base| end.offset == *next_base)
+        {
             return Ok(SegmentMeta { index, end });
         }
         let scan = recovery::scan(self.file()?.as_ref(), self.base_offset, None)?;
@@ -118,6 +133,11 @@ impl Segment {
             tracing::warn!(%error, "the rebuilt index file was not kept");
         }
         Ok(meta)
+    }
+
+    /// Removes the index file: what it says is true only until the next append.
+    pub fn remove_index(&self) -> Result<()> {
+        self.io.remove(&self.index_path())
     }
 
     /// Writes the index file, for a later start.
@@ -139,26 +159,28 @@ impl Segment {
         let mut wanted = READ_BYTES.min(max_bytes.max(4 << 10));
         let (mut read, mut expected) = (FramesRead { frames: Vec::new(), at_end: false }, from);
         let mut taken = 0;
-        while at < end && taken < max_bytes {
-            let found = take_frame(&window, Verify::All);
-            match found {
+        // Frames at or above `until` may be on their way to the disk: nothing behind the last committed one is looked at.
+        while at < end && expected < until && taken < max_bytes {
+            let wrong = match take_frame(&window, Verify::All) {
                 Found::NeedsBytes(bytes) => {
                     let bytes = bytes.max(wanted);
                     wanted = READ_BYTES;
                     let before = window.len();
                     window = file.read(at, vec![0; bytes])?.into();
-                    if window.len() <= before && window.len() < bytes {
-                        return Err(self.corrupt(expected, at, "the file ends inside a frame"));
+                    if window.len() > before || window.len() >= bytes {
+                        continue;
                     }
+                    "the file ends inside a frame"
                 }
-                Found::Nothing => return Err(self.corrupt(expected, at, "zeros stand where a frame was")),
+                Found::Nothing => "zeros stand where a frame was",
                 // Damage in front of what was asked for does not concern this reader, if the header still says how long it is.
                 Found::Bad(why) => match FrameHeader::decode(&window) {
                     Ok((header, _)) if header.end_offset() <= from && window.len() >= header.frame_bytes as usize => {
                         window = window.slice(header.frame_bytes as usize..);
                         at += u64::from(header.frame_bytes);
+                        continue;
                     }
-                    _ => return Err(self.corrupt(expected, at, why)),
+                    _ => why,
                 },
                 Found::Frame(frame, _) => {
                     let bytes = frame.header.frame_bytes as usize;
@@ -170,19 +192,19 @@ impl Segment {
                     if !frame.header.kind.is_entry() || frame.end_offset() <= from {
                         continue;
                     }
-                    if frame.header.base_offset >= until {
-                        return Ok(read);
+                    if frame.header.base_offset <= expected {
+                        expected = frame.end_offset();
+                        taken += bytes;
+                        read.frames.push(frame);
+                        continue;
                     }
-                    if frame.header.base_offset > expected {
-                        return Err(self.corrupt(expected, at, "records are missing here"));
-                    }
-                    expected = frame.end_offset();
-                    taken += bytes;
-                    read.frames.push(frame);
+                    "records are missing here"
                 }
-            }
+            };
+            // What is whole in front of damage is served; who goes on behind it hears of the damage.
+            return if read.frames.is_empty() { Err(self.corrupt(expected, at, wrong)) } else { Ok(read) };
         }
-        read.at_end = taken < max_bytes;
+        read.at_end = expected < until && taken < max_bytes;
         Ok(read)
     }
 

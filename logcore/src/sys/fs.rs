@@ -10,16 +10,14 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// Creates a folder with its parents and makes its entry durable.
+/// Creates a folder with its parents and makes the entries of all that are new durable.
 ///
 /// # Errors
 /// When the system refuses.
 pub fn create_dir(path: &Path) -> Result<()> {
+    let new: Vec<&Path> = path.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists()).collect();
     fs::create_dir_all(path).map_err(Error::io("creating folder", path))?;
-    match path.parent() {
-        Some(parent) => sync_dir(parent),
-        None => Ok(()),
-    }
+    new.iter().rev().filter_map(|folder| folder.parent()).try_for_each(sync_dir)
 }
 
 /// Makes the entries of a folder durable.
@@ -115,13 +113,13 @@ pub fn tree_bytes(path: &Path) -> Result<u64> {
     Ok(total)
 }
 
-/// Removes a file, if it is there.
+/// Removes a file durably, if it is there.
 ///
 /// # Errors
 /// When it is there and can't be removed.
 pub fn remove_file(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
-        Ok(()) => Ok(()),
+        Ok(()) => sync_dir(path.parent().unwrap_or(Path::new("."))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(Error::io("removing", path)(error)),
     }

@@ -1,4 +1,4 @@
-//! The operating system, in small safe pieces: page-aligned memory, files and folders, the clock, threads.
+//! The operating system, in small safe pieces: page-aligned memory, files and folders, the clock, threads, limits.
 //!
 //! Called by everything else in the log and by the stores. The lints ban the system's clock, files and threads elsewhere, so
 //! that a simulator can rule them, and unsafe code outside [`append_buffer`].
@@ -6,4 +6,5 @@
 pub mod append_buffer;
 pub mod clock;
 pub mod fs;
+pub mod limits;
 pub mod thread;

@@ -19,6 +19,8 @@ use crate::error::Result;
 
 /// Waiting for the new generation goes on for ever, in steps of this.
 const STEP: Duration = Duration::from_secs(60);
+/// The last step holds up other definitions for this long at most.
+const LOCKED_MAX: Duration = Duration::from_secs(5);
 
 /// Opens the generation that is to be built and lets a background task finish it.
 ///
@@ -34,41 +36,55 @@ pub async fn begin(database: &Database, view: Arc<View>, number: u64) -> Result<
     database.spawn(async move {
         if let Err(error) = finish(&background, &view, &generation).await {
             tracing::error!(view = view.name, generation = number, %error, "the rebuild stopped; the old generation goes on serving");
+            view.set_building(None);
+            if let Err(error) = background.views().retire(view.id, generation).await {
+                tracing::warn!(view = view.name, %error, "files of a failed rebuild stay until the next start");
+            }
         }
     });
     Ok(())
 }
 
 async fn finish(database: &Database, view: &Arc<View>, generation: &Arc<Generation>) -> Result<()> {
-    catch_up(view, generation).await?;
-    let ddl = database.ddl_lock().await;
-    // The last step under the lock: nothing is created or dropped meanwhile, but records still come in.
-    let dropped = database.catalog().find_table(&view.name).is_none_or(|table| table.id != view.id);
-    if dropped {
-        return Ok(());
-    }
-    catch_up(view, generation).await?;
-    database.record(&CatalogRecord::GenerationSwapped { id: view.id, generation: generation.number }).await?;
     loop {
-        if let Some(old) = view.swap(generation) {
-            drop(ddl);
-            return database.views().retire(view.id, old).await;
+        catch_up(view, generation, None).await?;
+        let ddl = database.ddl_lock().await;
+        // The last step under the lock: nothing is created or dropped meanwhile, but records still come in.
+        let dropped = database.catalog().find_table(&view.name).is_none_or(|table| table.id != view.id);
+        if dropped {
+            return Ok(());
         }
-        catch_up(view, generation).await?;
+        if catch_up(view, generation, Some(Instant::now() + LOCKED_MAX)).await? {
+            database.record(&CatalogRecord::GenerationSwapped { id: view.id, generation: generation.number }).await?;
+            // The old one stands still from here on; the new one passes it.
+            let old = view.serving();
+            for part in &old.parts {
+                database.views().driver.detach(&part.task);
+            }
+            drop(old);
+            loop {
+                if let Some(old) = view.swap(generation) {
+                    drop(ddl);
+                    return database.views().retire(view.id, old).await;
+                }
+                catch_up(view, generation, None).await?;
+            }
+        }
     }
 }
 
-/// Waits until readers of the new generation would see everything that is committed now.
-async fn catch_up(view: &View, generation: &Generation) -> Result<()> {
+/// Waits until readers of the new generation would see everything that is committed now; `false` at `deadline`.
+async fn catch_up(view: &View, generation: &Generation, deadline: Option<Instant>) -> Result<bool> {
     for (new, old) in generation.parts.iter().zip(&view.serving().parts) {
         loop {
             let target = new.task.partition().committed().get().max(old.task.visible());
-            match new.task.visible_to(target, Instant::now() + STEP).await {
+            match new.task.visible_to(target, deadline.unwrap_or_else(|| Instant::now() + STEP)).await {
                 Ok(()) => break,
-                Err(logcore::Error::Timeout { .. }) => {}
+                Err(logcore::Error::Timeout { .. }) if deadline.is_none() => {}
+                Err(logcore::Error::Timeout { .. }) => return Ok(false),
                 Err(error) => return Err(error.into()),
             }
         }
     }
-    Ok(())
+    Ok(true)
 }

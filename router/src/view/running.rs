@@ -8,11 +8,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use datafusion::execution::SessionState;
 use docstore::DocumentTable;
-use logcore::materialize::{Driver, Materializer, Projection, Task, TaskOptions};
+use logcore::materialize::{Driver, Materializer, Projection, Task, TaskOptions, TaskState};
 use logcore::sys::fs;
 use logcore::{Log, Offset, PartitionRef, StreamId};
 use rowstore::mutation::MutationProjection;
@@ -75,6 +75,25 @@ impl View {
     #[must_use]
     pub fn serving(&self) -> Arc<Generation> {
         Arc::clone(&self.serving.read().expect("no code panics inside"))
+    }
+
+    /// Waits until the serving generation shows a partition up to `end`, also over a swap of generations.
+    ///
+    /// # Errors
+    /// As [`Task::visible_to`].
+    pub async fn visible_to(&self, partition: usize, end: Offset, deadline: Instant) -> Result<(), logcore::Error> {
+        loop {
+            let serving = self.serving();
+            match serving.parts[partition].task.visible_to(end, deadline).await {
+                Err(logcore::Error::ViewStopped { reason }) if serving.parts[partition].task.state() == TaskState::Running => {
+                    if Instant::now() >= deadline {
+                        return Err(logcore::Error::ViewStopped { reason });
+                    }
+                    tokio::time::sleep(RETIRE_STEP).await;
+                }
+                other => return other,
+            }
+        }
     }
 
     /// The generation that is being built.
@@ -188,15 +207,44 @@ impl Views {
         };
         let mut parts = Vec::new();
         for partition in 0..stream.partitions {
-            let log = self.log.open_partition(PartitionRef::new(StreamId::new(stream.id), partition))?;
-            let dir = self.dir(table.id).join(number.to_string()).join(partition.to_string());
-            fs::create_dir(&dir)?;
             let select = select.as_ref().map(|select| select.for_partition(partition));
-            let (store, materializer) = self.open_store(table, partition, &dir, select)?;
-            let task = self.driver.attach(&table.name, &log, materializer, &dir, options.clone())?;
-            parts.push(Part { partition, task, store });
+            match self.open_part(table, stream, number, partition, select, &options) {
+                Ok(part) => parts.push(part),
+                Err(error) => {
+                    parts.iter().for_each(|part| self.driver.detach(&part.task));
+                    return Err(error);
+                }
+            }
         }
         Ok(Generation { number, parts })
+    }
+
+    fn open_part(
+        &self,
+        table: &TableDef,
+        stream: &StreamDef,
+        number: u64,
+        partition: u32,
+        select: Option<SelectProjection>,
+        options: &TaskOptions,
+    ) -> Result<Part> {
+        let log = self.log.open_partition(PartitionRef::new(StreamId::new(stream.id), partition))?;
+        let dir = self.dir(table.id).join(number.to_string()).join(partition.to_string());
+        fs::create_dir(&dir)?;
+        let (store, materializer) = self.open_store(table, partition, &dir, select)?;
+        let task = self.driver.attach(&table.name, &log, materializer, &dir, options.clone())?;
+        Ok(Part { partition, task, store })
+    }
+
+    /// Undoes the opening of a table that was never defined: nobody reads it, and the next table gets its id and folder.
+    ///
+    /// # Errors
+    /// When files stay.
+    pub fn discard(&self, table: u32) -> Result<()> {
+        for generation in self.take(table) {
+            generation.parts.iter().for_each(|part| self.driver.detach(&part.task));
+        }
+        Ok(fs::remove_dir(&self.dir(table))?)
     }
 
     fn open_store(
@@ -246,9 +294,9 @@ impl Views {
             self.driver.detach(&part.task);
         }
         let dir = self.dir(table).join(generation.number.to_string());
-        let give_up = std::time::Instant::now() + RETIRE_MAX;
+        let give_up = Instant::now() + RETIRE_MAX;
         while Arc::strong_count(&generation) > 1 {
-            if std::time::Instant::now() > give_up {
+            if Instant::now() > give_up {
                 tracing::warn!(path = %dir.display(), "a reader still holds an old generation; its files go at the next start");
                 return Ok(());
             }

@@ -91,6 +91,9 @@ impl Server {
             result_bytes_max: values.sql_result_bytes_max.len(),
             timeout_ms_max: values.sql_timeout_ms_max,
         };
+        if let Some(files) = logcore::sys::limits::raise_open_files() {
+            tracing::debug!(files, "files that may be open");
+        }
         let database = Database::open(options)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("http").enable_all().build()?;
         let (stop, stopped) = watch::channel(false);

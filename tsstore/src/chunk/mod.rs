@@ -2,7 +2,7 @@
 //!
 //! - [`open`]: blocks of points in memory, shared with snapshots;
 //! - [`order`]: what a checkpoint does to them: sort by time, cut into pages;
-//! - [`column`]: one column of one page, as bytes and back;
+//! - [`mod@column`]: one column of one page, as bytes and back;
 //! - [`page`]: what a footer says about a page;
 //! - [`sealed`]: a chunk file, its writer and its reader;
 //! - [`folder`]: the files of one view: their names, and what a crash left among them;

@@ -1,6 +1,6 @@
 //! Blocks of points in memory, in the order of the log: what a checkpoint has not moved into a file yet.
 //!
-//! [`crate::SeriesMaterializer::apply`] checks what the projection gave and cuts it into blocks; the view keeps them in a list
+//! `SeriesMaterializer::apply` checks what the projection gave and cuts it into blocks; the view keeps them in a list
 //! that snapshots share. Blocks never change; small neighbours are replaced by their union.
 //!
 //! # Invariants

@@ -1,6 +1,6 @@
 //! What a checkpoint does to points: sort them by time and offset, and cut them into pages.
 //!
-//! Called by [`crate::SeriesMaterializer::checkpoint`]; every page goes to the chunk file's writer before the next one is
+//! Called by `SeriesMaterializer::checkpoint`; every page goes to the chunk file's writer before the next one is
 //! gathered, so that beside the points themselves there is one page in memory, and 24 bytes a point for the order.
 
 use std::sync::Arc;
