@@ -29,8 +29,7 @@ const DEPTH_MAX: usize = 8;
 type Kind = (&'static str, char, &'static [&'static str]);
 
 const GRID: &[&str] = &["interval", "offset", "min_doc_count", "hard_bounds", "extended_bounds", "keyed"];
-const DATE_GRID: &[&str] =
-    &["fixed_interval", "calendar_interval", "offset", "min_doc_count", "hard_bounds", "extended_bounds", "keyed"];
+const DATE_GRID: &[&str] = &["fixed_interval", "offset", "min_doc_count", "hard_bounds", "extended_bounds", "keyed"];
 
 const KINDS: [Kind; 13] = [
     ("terms", 'k', &["size", "min_doc_count", "order", "missing", "include", "exclude"]),

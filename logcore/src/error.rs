@@ -69,6 +69,9 @@ pub enum Error {
     #[error("{partition} takes no more writes since {reason}; what is durable can be read, restart to verify it again")]
     Poisoned { partition: PartitionRef, reason: String },
 
+    #[error("{partition} takes no writes: {reason}; what is intact can be read, restore the file from a backup and restart")]
+    Damaged { partition: PartitionRef, reason: String },
+
     #[error("a batch of {bytes} bytes is over the limit of {max} bytes for one frame")]
     BatchTooLarge { bytes: usize, max: usize },
 
@@ -81,7 +84,7 @@ pub enum Error {
     #[error("the RAM tier has no free chunk for {partition}; its budget is {budget_bytes} bytes")]
     MemoryFull { partition: PartitionRef, budget_bytes: u64 },
 
-    #[error("the disk under {} has {free_bytes} bytes free, less than the reserve of {reserve_bytes}", path.display())]
+    #[error("the disk under {} has {free_bytes} bytes free, less than the {reserve_bytes} of the reserve and one more segment", path.display())]
     NoSpace { path: PathBuf, free_bytes: u64, reserve_bytes: u64 },
 
     #[error("a key of this change was written at offset {last_writer} after the state at {snapshot} it was computed from")]
@@ -117,7 +120,9 @@ impl Error {
             Self::Throttled { .. } | Self::MemoryFull { .. } => ErrorKind::Throttled,
             Self::NoSpace { .. } => ErrorKind::NoSpace,
             Self::Conflict { .. } | Self::SnapshotTooOld { .. } => ErrorKind::Conflict,
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => ErrorKind::NoSpace,
             Self::Io { .. }
+            | Self::Damaged { .. }
             | Self::Locked { .. }
             | Self::UnknownFormat { .. }
             | Self::NoIdentity { .. }

@@ -31,6 +31,9 @@ pub const FORMAT_VERSION: u32 = 1;
 /// Partitions one log takes: a bound for the completion queues.
 const PARTITIONS_MAX: usize = 8_192;
 
+/// The database's own streams are small and there in every folder.
+const INTERNAL_SEGMENT_BYTES: u64 = 16 << 20;
+
 /// How the log of a data folder is run.
 #[derive(Clone, Debug)]
 pub struct LogOptions {
@@ -166,7 +169,11 @@ impl Log {
     /// # Errors
     /// Disk errors, [`Error::Throttled`] beyond the number of partitions one log takes.
     pub fn open_partition(&self, id: PartitionRef) -> Result<Arc<Partition>> {
-        self.open_partition_with(id, self.options.partition.clone())
+        let mut options = self.options.partition.clone();
+        if id.stream < StreamId::FIRST_USER {
+            options.segment_bytes = options.segment_bytes.min(INTERNAL_SEGMENT_BYTES);
+        }
+        self.open_partition_with(id, options)
     }
 
     /// As [`Self::open_partition`], with options of its own.

@@ -204,7 +204,7 @@ fn readers_of_the_file_never_meet_what_is_on_its_way() {
     let log = Log::open(dir.path(), LogOptions::default()).unwrap();
     let partition = log.open_partition(ID).unwrap();
     std::thread::scope(|scope| {
-        let writer = scope.spawn(|| (1..600).for_each(|n| drop(append(&partition, &[value(n, 300)]).unwrap())));
+        let writer = scope.spawn(|| (1..600).for_each(|n| assert!(append(&partition, &[value(n, 300)]).is_ok())));
         while !writer.is_finished() {
             partition.read(Offset::ZERO, 4 << 20).unwrap();
         }
@@ -232,8 +232,10 @@ fn a_full_queue_throttles_and_drops_nothing() {
     let log = Log::open_on(disk, "/sim".as_ref(), small, None).unwrap();
     let partition = log.open_partition(ID).unwrap();
     let (mut taken, mut throttled) = (Vec::new(), 0);
-    for n in 0..400 {
-        match partition.try_append(proposal(&[value(n, 90_000)], 0)) {
+    // Built beforehand, so that they come faster than anything can take them.
+    let proposals: Vec<_> = (0..400).map(|n| (n, proposal(&[value(n, 90_000)], 0))).collect();
+    for (n, proposal) in proposals {
+        match partition.try_append(proposal) {
             Ok(ticket) => taken.push((n, ticket)),
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::Throttled);

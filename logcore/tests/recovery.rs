@@ -74,7 +74,7 @@ fn damage_below_what_was_promised_is_corruption_and_the_rest_is_served() {
     let log = open_sim(&disk).unwrap();
     let partition = log.open_partition(ID).unwrap();
     assert!(matches!(partition.health(), Health::Corrupt(_)));
-    assert!(matches!(append(&partition, &[b"x".to_vec()]), Err(Error::Poisoned { .. })), "no writes on damaged ground");
+    assert!(matches!(append(&partition, &[b"x".to_vec()]), Err(Error::Damaged { .. })), "no writes on damaged ground");
     assert_eq!(partition.committed().get().value(), 10, "nothing was trimmed");
     let before = partition.read(Offset::ZERO, 100).unwrap();
     assert_eq!(before[0].header.base_offset.value(), 0);
@@ -152,8 +152,8 @@ fn an_index_file_from_before_the_segment_grew_is_not_believed() {
     let stale = disk.read_small(&index).unwrap().expect("a clean stop writes it");
     drop(log);
     let log = open_sim(&disk).unwrap();
-    assert_eq!(disk.read_small(&index).unwrap(), None, "it is gone before the first append");
     let partition = log.open_partition(ID).unwrap();
+    assert_eq!(disk.read_small(&index).unwrap(), None, "it is gone before the first append");
     let mut count = 1;
     while newest_segment(&disk).with_extension("idx") == index {
         append(&partition, &[value(count, 5_000)]).unwrap();

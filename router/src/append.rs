@@ -19,6 +19,33 @@ use crate::error::{Error, Result, sqlstate};
 use crate::partitioner::by_key;
 use crate::position::Cut;
 
+/// Why an append failed, and what of it was appended all the same: its other partitions.
+#[derive(Debug)]
+pub struct AppendError {
+    /// What went wrong.
+    pub error: Error,
+    /// The last record appended to each partition that took its batch.
+    pub appended: Cut,
+    /// How many records that are.
+    pub records: u64,
+}
+
+impl From<Error> for AppendError {
+    fn from(error: Error) -> Self {
+        Self { error, appended: Cut::new(), records: 0 }
+    }
+}
+
+impl From<AppendError> for Error {
+    fn from(failed: AppendError) -> Self {
+        if failed.appended.is_empty() {
+            return failed.error;
+        }
+        let message = format!("{}; what is at {} was appended", failed.error.message(), failed.appended);
+        Self::new(failed.error.code(), failed.error.kind(), message)
+    }
+}
+
 /// Where the next record without a key goes; shared by all streams, which evens out all the same.
 static NEXT_PARTITION: AtomicU32 = AtomicU32::new(0);
 
@@ -26,44 +53,43 @@ impl Database {
     /// Appends records, one atomic batch per partition, and answers when they are durable.
     ///
     /// # Errors
-    /// Unknown streams and partitions, records over their limit; what the log says. With several partitions some may be
-    /// appended when others fail: the message names them.
-    pub async fn append(&self, stream: &str, records: Vec<AppendRecord>, deadline: Instant) -> Result<Cut> {
+    /// Unknown streams and partitions, records over their limit: nothing is appended then. What the log says of one partition,
+    /// together with what was appended to others.
+    pub async fn append(&self, stream: &str, records: Vec<AppendRecord>, deadline: Instant) -> Result<Cut, AppendError> {
         let catalog = self.catalog();
         let def = catalog.stream(stream)?;
         if def.id < StreamId::FIRST_USER.value() {
             let message = format!("stream \"{stream}\" belongs to the database and can't be appended to");
-            return Err(Error::new(sqlstate::WRONG_OBJECT_TYPE, ErrorKind::Invalid, message));
+            return Err(Error::new(sqlstate::WRONG_OBJECT_TYPE, ErrorKind::Invalid, message).into());
         }
         let compression = if def.compression == "zstd" { Compression::Zstd } else { Compression::None };
         // Everything that can be refused is, before the first batch is on its way.
         let prepared = self.batches(def, &records)?.into_iter().map(|(partition, batch)| {
-            Ok((partition, self.partition(def, partition)?, Proposal::from_records(batch, compression)?))
+            let records = u64::from(batch.count());
+            Ok((partition, records, self.partition(def, partition)?, Proposal::from_records(batch, compression)?))
         });
         let prepared = prepared.collect::<Result<Vec<_>>>()?;
         let mut tickets = Vec::with_capacity(prepared.len());
-        let mut position = Cut::new();
-        for (partition, log, proposal) in prepared {
-            tickets.push((partition, log.append(proposal, deadline).await));
+        for (partition, records, log, proposal) in prepared {
+            tickets.push((partition, records, log.append(proposal, deadline).await));
         }
-        let mut failed = None;
-        for (partition, ticket) in tickets {
+        let (mut position, mut appended_records, mut failed) = (Cut::new(), 0, None);
+        for (partition, records, ticket) in tickets {
             let appended = match ticket {
                 Ok(ticket) => ticket.committed().await,
                 Err(error) => Err(error),
             };
             match appended {
-                Ok(appended) => position.raise(&def.name, partition, appended.end_offset()),
+                Ok(appended) => {
+                    position.raise(&def.name, partition, appended.end_offset());
+                    appended_records += records;
+                }
                 Err(error) => failed = Some(Error::from(error)),
             }
         }
         match failed {
             None => Ok(position),
-            Some(error) if position.is_empty() => Err(error),
-            Some(error) => {
-                let message = format!("{}; what is at {position} was appended", error.message());
-                Err(Error::new(error.code(), error.kind(), message))
-            }
+            Some(error) => Err(AppendError { error, appended: position, records: appended_records }),
         }
     }
 

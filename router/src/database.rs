@@ -178,7 +178,10 @@ impl Database {
         self.remove_orphan_streams(&catalog)?;
         for stream in catalog.streams() {
             for partition in 0..stream.partitions {
-                self.log().open_partition(PartitionRef::new(StreamId::new(stream.id), partition))?;
+                let id = PartitionRef::new(StreamId::new(stream.id), partition);
+                if let Err(error) = self.log().open_partition(id) {
+                    tracing::error!(stream = stream.name, partition, %error, "the partition does not open; the others serve");
+                }
             }
         }
         for table in catalog.tables() {
@@ -293,9 +296,12 @@ impl Database {
                 (false, _) => error,
                 (true, hint) => {
                     let numbered = Error::new(error.code(), error.kind(), format!("statement {}: {}", n + 1, error.message()));
-                    match hint {
-                        Some(hint) => numbered.hint(hint),
-                        None => numbered,
+                    let done = if n == 0 { "" } else { "the statements before it are done" };
+                    match (hint, done) {
+                        (Some(hint), "") => numbered.hint(hint),
+                        (Some(hint), done) => numbered.hint(format!("{hint}; {done}")),
+                        (None, "") => numbered,
+                        (None, done) => numbered.hint(done),
                     }
                 }
             })?);

@@ -102,12 +102,22 @@ async fn create_stream(database: &Database, name: String, if_not_exists: bool, m
     }
     options.finish(&["partitions", "ack", "retention", "compact", "compression"])?;
     let def = StreamDef { id: catalog.next_stream(), name, partitions, ack, compression };
-    let position = database.record(&CatalogRecord::StreamCreated(def.clone())).await?;
-    for partition in 0..partitions {
-        let (log, id) = (Arc::clone(database.log()), PartitionRef::new(StreamId::new(def.id), partition));
-        crate::append::blocking(move || Ok(log.open_partition(id).map(drop)?)).await?;
+    // Opened before it is recorded: a disk without room leaves nothing behind.
+    let stream = StreamId::new(def.id);
+    let log = Arc::clone(database.log());
+    let opened = crate::append::blocking(move || {
+        (0..partitions).try_for_each(|partition| log.open_partition(PartitionRef::new(stream, partition)).map(drop))?;
+        Ok(())
+    });
+    let recorded = match opened.await {
+        Ok(()) => database.record(&CatalogRecord::StreamCreated(def)).await,
+        Err(error) => Err(error),
+    };
+    if recorded.is_err() {
+        let log = Arc::clone(database.log());
+        crate::append::blocking(move || Ok(log.remove_stream(stream)?)).await?;
     }
-    Ok(done("CREATE STREAM", Some(position)))
+    recorded.map(|position| done("CREATE STREAM", Some(position)))
 }
 
 async fn drop_stream(database: &Database, name: &str, if_exists: bool) -> Result<SqlAnswer> {

@@ -27,7 +27,7 @@ use logcore::partition::Conditions;
 use logcore::{BatchBuilder, Compression, ErrorKind, NewRecord, Offset, Proposal, sys::clock};
 use rowstore::key::encode_key;
 use rowstore::mutation::record_key;
-use rowstore::value::encode_row;
+use rowstore::value::{build_column, encode_row};
 use rowstore::{ColumnType, RowTable, TableSchema, Value};
 
 use crate::answer::SqlAnswer;
@@ -40,6 +40,7 @@ use crate::query::{self, Context};
 use crate::sql::ddl::name_of;
 use crate::sql::parse::{Statement as Parsed, parse};
 use crate::sql::rewrite::resolve;
+use crate::view::json;
 use crate::view::running::{Store, View};
 
 /// Times a change is computed again when somebody else was faster.
@@ -298,6 +299,9 @@ fn assign(array: &ArrayRef, schema: &TableSchema, at: usize) -> Result<ArrayRef>
         let message = format!("column \"{}\" is of another type than its value ({from} given)", column.name);
         return Err(Error::new(sqlstate::DATATYPE_MISMATCH, ErrorKind::Invalid, message).hint("cast it: value::type"));
     }
+    if column.kind == ColumnType::Bytea {
+        return bytea(array, column);
+    }
     let strict = CastOptions { safe: false, ..CastOptions::default() };
     let wrong = |error: datafusion::arrow::error::ArrowError| {
         let message = error.to_string();
@@ -317,6 +321,22 @@ fn assign(array: &ArrayRef, schema: &TableSchema, at: usize) -> Result<ArrayRef>
         false => Arc::clone(array),
     };
     check_json(&cast_with_options(&array, &to, &strict).map_err(wrong)?, column)
+}
+
+/// Texts as PostgreSQL writes bytes: `\\x` and hexadecimal.
+fn bytea(array: &ArrayRef, column: &rowstore::Column) -> Result<ArrayRef> {
+    let texts =
+        cast_with_options(array, &DataType::Utf8, &CastOptions::default()).map_err(|error| Error::internal(error.to_string()))?;
+    let value = |row| match Value::from_array(&texts, row) {
+        Value::Text(text) => json::bytes(&text).map(Value::Bytes).ok_or_else(|| {
+            let message = format!("column \"{}\": '{text}' is not a bytea", column.name);
+            Error::new(sqlstate::INVALID_TEXT_REPRESENTATION, ErrorKind::Invalid, message)
+                .hint("write '\\x' and hexadecimal digits")
+        }),
+        _ => Ok(Value::Null),
+    };
+    let values = (0..texts.len()).map(value).collect::<Result<Vec<_>>>()?;
+    Ok(build_column(ColumnType::Bytea, values.iter())?)
 }
 
 fn check_json(array: &ArrayRef, column: &rowstore::Column) -> Result<ArrayRef> {

@@ -38,6 +38,7 @@ pub use answer::{
     AppendRecord, DeadLetterInfo, PartitionInfo, ReadFrom, ReadLimits, ReadPage, RebuildInfo, Rows, SqlAnswer, SqlRequest,
     StoredRecord, StreamInfo, ViewInfo, ViewPartitionInfo,
 };
+pub use append::AppendError;
 pub use database::{Database, DatabaseOptions, Limits};
 pub use datafusion::{arrow, parquet};
 pub use error::{Error, Result, sqlstate};

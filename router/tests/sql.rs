@@ -139,6 +139,15 @@ fn a_point_read_answers_as_the_planner_does() {
 }
 
 #[test]
+fn bytes_are_written_and_shown_in_hexadecimal() {
+    let fixture = Fixture::new();
+    fixture.run("CREATE TABLE blobs (id BIGINT PRIMARY KEY, content BYTEA); INSERT INTO blobs VALUES (1, '\\x00ff'), (2, NULL)");
+    assert_eq!(fixture.rows("SELECT content FROM blobs ORDER BY id"), [json!(["\\x00ff"]), json!([null])]);
+    assert_eq!(fixture.error("INSERT INTO blobs VALUES (3, 'letters')").code(), "22P02");
+    assert_eq!(fixture.error("SELECT '\\x00'::bytea").code(), "0A000");
+}
+
+#[test]
 fn concurrent_changes_of_one_row_all_count() {
     let fixture = accounts();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);

@@ -242,7 +242,7 @@ settings! {
     views_memory_bytes: Size = Size::mib(64), "views.memory_bytes", "the cache that all row tables share";
     views_rebuild_records_per_second_max: u64 = 0, "views.rebuild_records_per_second_max", "the speed limit of a rebuild; 0 for none";
     logs_format: LogFormat = LogFormat::Text, "logs.format", "the form of the log on stderr: text or json";
-    logs_level: String = "info".into(), "logs.level", "what is logged, as in \"info\" or \"warn,router=debug\"";
+    logs_level: String = "info,lsm_tree=warn,tantivy=warn".into(), "logs.level", "what is logged, as in \"info\" or \"warn,router=debug\"";
 }
 
 /// The effective configuration and where it came from.

@@ -375,7 +375,7 @@ impl Task {
             // Woken by progress, by a fault and by detaching; the short wait covers the gap between check and wait.
             let soon = deadline.min(clock::monotonic() + TICK);
             if !self.visible.reached(end, soon).await && clock::monotonic() >= deadline {
-                let what = format!("applying offset {} to {}", end, self.name);
+                let what = format!("showing offset {} in {}", end.before().unwrap_or_default(), self.name);
                 return Err(Error::Timeout { what, waited_ms: started.elapsed().as_millis() });
             }
         }

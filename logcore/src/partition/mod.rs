@@ -187,9 +187,8 @@ impl Shared {
     pub fn write_error(&self) -> Option<Error> {
         match &*self.health.read().expect("no code panics inside") {
             Health::Healthy => None,
-            Health::Poisoned(reason) | Health::Corrupt(reason) => {
-                Some(Error::Poisoned { partition: self.id, reason: reason.clone() })
-            }
+            Health::Poisoned(reason) => Some(Error::Poisoned { partition: self.id, reason: reason.clone() }),
+            Health::Corrupt(reason) => Some(Error::Damaged { partition: self.id, reason: reason.clone() }),
         }
     }
 

@@ -93,6 +93,11 @@ impl Opening<'_> {
 
     fn create_first(&self) -> Result<Newest> {
         let path = self.dir.join(Segment::file_name(Offset::ZERO));
+        let free_bytes = self.io.free_bytes(self.dir)?;
+        let reserve_bytes = self.reserve_bytes.saturating_add(self.options.segment_bytes);
+        if free_bytes < reserve_bytes {
+            return Err(Error::NoSpace { path, free_bytes, reserve_bytes });
+        }
         let file = self.io.create(&path, self.options.segment_bytes)?;
         let segment = Segment::at(Arc::clone(&self.io), self.dir, self.id, Offset::ZERO).with_file(file);
         let end = SegmentEnd::empty(Offset::ZERO);

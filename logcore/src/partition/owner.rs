@@ -75,6 +75,8 @@ pub(crate) struct Owned {
     /// Waiting for a flush to make room: for the next segment, or for the next write.
     stash: VecDeque<(Proposal, Reply, OwnedSemaphorePermit)>,
     sealing: bool,
+    /// No chunk could be had for the first of the stash, and nothing of this partition is under way that would free one.
+    starved: Option<Error>,
     spare: Spare,
     last_append: std::time::Instant,
     detach: Option<oneshot::Sender<Option<CleanState>>>,
@@ -94,6 +96,7 @@ impl Owned {
             in_flight: None,
             stash: VecDeque::new(),
             sealing: false,
+            starved: None,
             spare: Spare::None,
             last_append: crate::sys::clock::monotonic(),
             detach: None,
@@ -130,6 +133,15 @@ pub(crate) fn run(queue: &Receiver<Message>, finished: &Receiver<Completion>, te
             owned.advance(*slot, tell);
             !owned.gone
         });
+        let starved: Vec<u64> = partitions.iter().filter(|(_, owned)| owned.starved.is_some()).map(|(slot, _)| *slot).collect();
+        if !starved.is_empty() {
+            partitions.values_mut().for_each(|owned| owned.let_go());
+            for slot in starved {
+                if let Some(owned) = partitions.get_mut(&slot) {
+                    owned.feed(slot, tell);
+                }
+            }
+        }
     }
 }
 
@@ -175,7 +187,7 @@ fn complete(partitions: &mut HashMap<u64, Box<Owned>>, completion: Completion) {
 
 impl Owned {
     fn offer(&mut self, proposal: Proposal, reply: Reply, permit: OwnedSemaphorePermit) {
-        let waits = self.sealing || !self.stash.is_empty() || self.gathered_bytes >= WRITE_BYTES_MAX;
+        let waits = self.sealing || self.starved.is_some() || !self.stash.is_empty() || self.gathered_bytes >= WRITE_BYTES_MAX;
         if waits {
             self.stash.push_back((proposal, reply, permit));
         } else {
@@ -214,11 +226,10 @@ impl Owned {
             body: &proposal.batch,
         };
         if let Err(error) = self.active.append(&entry) {
-            // A full RAM tier: what is on its way to the disk makes room when it is there.
-            if self.in_flight.is_some() || !self.gathered.is_empty() {
-                self.stash.push_front((proposal, reply, permit));
-            } else {
-                drop(reply.send(Err(error)));
+            // A full RAM tier: what is on its way to the disk makes room when it is there, idle partitions when they are asked.
+            self.stash.push_front((proposal, reply, permit));
+            if self.in_flight.is_none() && self.gathered.is_empty() {
+                self.starved = Some(error);
             }
             return;
         }
@@ -251,7 +262,7 @@ impl Owned {
             }
             let Some((proposal, reply, permit)) = self.stash.pop_front() else { break };
             self.admit(proposal, reply, permit);
-            while !self.sealing && self.gathered_bytes < WRITE_BYTES_MAX {
+            while !self.sealing && self.starved.is_none() && self.gathered_bytes < WRITE_BYTES_MAX {
                 let waiting = self.stash.len();
                 let Some((proposal, reply, permit)) = self.stash.pop_front() else { break };
                 self.admit(proposal, reply, permit);
@@ -260,15 +271,36 @@ impl Owned {
                     break;
                 }
             }
+            if self.starved.is_some() {
+                return;
+            }
         }
-        if self.last_append.elapsed() > QUIET && self.shared.write_error().is_none() {
-            self.active.release_chunk();
-            let mut tail = self.shared.tail.write().expect("no code panics inside");
-            while tail.drop_oldest(self.shared.durable_place()) {}
+        if self.last_append.elapsed() > QUIET {
+            self.let_go();
         }
         if let Some(reply) = self.detach.take() {
             let _ = reply.send(self.clean_state());
             self.gone = true;
+        }
+    }
+
+    /// Gives all chunks back if nothing of the partition is under way.
+    fn let_go(&mut self) {
+        let busy = self.in_flight.is_some() || !self.gathered.is_empty() || self.sealing;
+        if busy || self.shared.write_error().is_some() {
+            return;
+        }
+        self.active.release_chunk();
+        let mut tail = self.shared.tail.write().expect("no code panics inside");
+        while tail.drop_oldest(self.shared.durable_place()) {}
+    }
+
+    /// Tries again after idle partitions gave their chunks back; then there is no room, and who waits hears so.
+    fn feed(&mut self, slot: u64, tell: &Sender<Completion>) {
+        self.starved = None;
+        self.advance(slot, tell);
+        if let Some(error) = self.starved.take() {
+            self.refuse_stash(&error);
         }
     }
 
@@ -327,7 +359,7 @@ impl Owned {
 
     /// The next segment could not be made: who waits for it hears why, and the next append tries again.
     fn refuse_stash(&mut self, error: &Error) {
-        tracing::warn!(partition = %self.shared.id, %error, "no next segment");
+        tracing::warn!(partition = %self.shared.id, %error, "what waits for a segment or for memory is refused");
         let again = |error: &Error| match error {
             Error::NoSpace { path, free_bytes, reserve_bytes } => {
                 Error::NoSpace { path: path.clone(), free_bytes: *free_bytes, reserve_bytes: *reserve_bytes }

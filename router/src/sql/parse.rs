@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn errors_say_where() {
         for (sql, place) in [
-            ("SELECT 1;\nSELECT FROM WHERE", "line 2, column "),
+            ("SELECT 1;\n SELECT 1 +* 2", "line 2, column "),
             ("SELECT 'abc", "line 1, column 8"),
             ("SELECT (1", "line 1, column "),
             ("CREATE STREAM a WITH (partitions 2)", "line 1, column 34"),

@@ -62,6 +62,8 @@ impl TypePlanner for PostgresTypes {
             DataType::Varchar(_) | DataType::CharacterVarying(_) | DataType::Uuid => {
                 Some(ColumnType::Text.arrow().into_nullable_field_ref())
             }
+            // DataFusion would take the letters of '\\x00ff' for the bytes.
+            DataType::Bytea => return datafusion::common::not_impl_err!("casts to BYTEA are not supported yet"),
             other => column_type(other).ok().map(|kind| kind.arrow().into_nullable_field_ref()),
         })
     }

@@ -105,7 +105,9 @@ fn fractional_seconds(text: &str) -> Option<i64> {
     i64::try_from(micros).ok()
 }
 
-fn bytes(text: &str) -> Option<Vec<u8>> {
+/// The bytes that PostgreSQL writes as `\\x` and hexadecimal digits.
+#[must_use]
+pub fn bytes(text: &str) -> Option<Vec<u8>> {
     let digits = text.strip_prefix("\\x")?;
     if digits.len() % 2 != 0 || !digits.is_ascii() {
         return None;

@@ -14,7 +14,7 @@ use axum::body::{Body, BodyDataStream};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
-use router::{AppendRecord, Cut};
+use router::{AppendError, AppendRecord, Cut};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::task::JoinHandle;
@@ -231,7 +231,7 @@ struct Appender {
     timeout_ms: Option<u64>,
     records: Vec<AppendRecord>,
     bytes: usize,
-    under_way: Option<(u64, JoinHandle<router::Result<Cut>>)>,
+    under_way: Option<(u64, JoinHandle<Result<Cut, AppendError>>)>,
     appended: u64,
     position: Cut,
 }
@@ -261,14 +261,16 @@ impl Appender {
 
     async fn settle(&mut self) -> Result<(), ApiError> {
         let Some((count, task)) = self.under_way.take() else { return Ok(()) };
-        let arrived = task.await.map_err(|error| ApiError::internal(format!("appending met a bug: {error}")));
-        match arrived.and_then(|cut| Ok(cut?)) {
-            Ok(cut) => {
-                self.appended += count;
-                cut.ends().for_each(|(stream, partition, end)| self.position.raise(stream, partition, end));
-                Ok(())
-            }
-            Err(error) => {
+        let (records, cut, failed) = match task.await {
+            Ok(Ok(cut)) => (count, cut, None),
+            Ok(Err(failed)) => (failed.records, failed.appended, Some(ApiError::from(failed.error))),
+            Err(error) => (0, Cut::new(), Some(ApiError::internal(format!("appending met a bug: {error}")))),
+        };
+        self.appended += records;
+        cut.ends().for_each(|(stream, partition, end)| self.position.raise(stream, partition, end));
+        match failed {
+            None => Ok(()),
+            Some(error) => {
                 // Nothing may follow what is missing.
                 self.records.clear();
                 Err(error)

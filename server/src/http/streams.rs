@@ -8,7 +8,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use logcore::ErrorKind;
-use router::{Cut, ReadFrom, ReadLimits, ReadPage, StreamInfo, sqlstate};
+use router::{AppendError, Cut, ReadFrom, ReadLimits, ReadPage, StreamInfo, sqlstate};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -82,16 +82,21 @@ pub async fn append(
             let appended = records.len();
             let position = match appended {
                 0 => Cut::new(),
-                _ => app.database.append(&stream, records, deadline.at).await.map_err(|error| {
-                    let too_large = error.kind() == ErrorKind::TooLarge && error.hint_text().is_none();
-                    let hint = "a request in JSON is one batch per partition; send less, or application/x-ndjson";
-                    if too_large { error.hint(hint) } else { error }
-                })?,
+                _ => app.database.append(&stream, records, deadline.at).await.map_err(refused)?,
             };
             Ok(appended_answer(appended as u64, &position))
         }
         other => Err(body::wrong_media_type(other, "application/json or application/x-ndjson")),
     }
+}
+
+/// A refusal, with what was appended to other partitions all the same.
+fn refused(failed: AppendError) -> ApiError {
+    let AppendError { error, appended, records } = failed;
+    let too_large = error.kind() == ErrorKind::TooLarge && error.hint_text().is_none();
+    let hint = "a request in JSON is one batch per partition; send less, or application/x-ndjson";
+    let answer = ApiError::from(if too_large { error.hint(hint) } else { error });
+    answer.with("appended", records.into()).with("position", super::position_json(&appended))
 }
 
 /// Which acknowledgement was asked for; every class we have is met by `disk`.
