@@ -162,7 +162,7 @@ pub struct ViewInfo {
     pub reason: Option<String>,
     /// Records between committed and applied, over all partitions.
     pub lag_records: u64,
-    /// The largest lag of a partition.
+    /// For how long a partition has been behind without a break; the largest of them.
     pub lag_seconds: f64,
     /// Records left out, over all partitions.
     pub dead_letters: u64,

@@ -24,6 +24,7 @@ use crate::error::{Error, Result, sqlstate};
 use crate::position::Cut;
 use crate::provider::document::DocumentProvider;
 use crate::provider::row::RowProvider;
+use crate::provider::scan::SourceTable;
 use crate::provider::series::SeriesProvider;
 use crate::provider::stream::StreamProvider;
 use crate::sql::rewrite::{AsOf, TableUse, Uses};
@@ -316,7 +317,7 @@ fn provider(
             Ok((log, end(partition)))
         };
         let parts = (0..target.stream.partitions).map(part).collect::<Result<Vec<_>>>()?;
-        return Ok(Arc::new(StreamProvider::new(name, parts)));
+        return Ok(Arc::new(SourceTable(StreamProvider::new(name, parts))));
     };
     let (mut rows, mut documents, mut series, mut layout) = (Vec::new(), Vec::new(), Vec::new(), None);
     for part in &generation.parts {
@@ -335,11 +336,11 @@ fn provider(
         }
     }
     Ok(match &def.kind {
-        TableKind::Row(schema) => Arc::new(RowProvider::new(name, Arc::new(schema.clone()), rows)),
-        TableKind::Document(mapping) => Arc::new(DocumentProvider::new(name, mapping.clone(), documents, score)),
+        TableKind::Row(schema) => Arc::new(SourceTable(RowProvider::new(name, Arc::new(schema.clone()), rows))),
+        TableKind::Document(mapping) => Arc::new(SourceTable(DocumentProvider::new(name, mapping.clone(), documents, score))),
         TableKind::Series(options) => {
             let layout = layout.ok_or_else(|| Error::internal("a series has at least one partition"))?;
-            Arc::new(SeriesProvider::new(name, options.series.clone(), layout, series))
+            Arc::new(SourceTable(SeriesProvider::new(name, options.series.clone(), layout, series)))
         }
     })
 }

@@ -23,7 +23,7 @@ use crate::frame::{Frame, FrameKind};
 use crate::partition::watermark::Watermark;
 use crate::partition::{CommitListener, Partition};
 use crate::sys::{clock, thread};
-use crate::types::{Offset, TimestampMillis};
+use crate::types::Offset;
 
 /// Read from the log in one step of a task.
 const STEP_BYTES: usize = 1 << 20;
@@ -104,7 +104,7 @@ pub struct Task {
     wanted: AtomicU64,
     applied_records: AtomicU64,
     started: Instant,
-    last_applied_timestamp: Mutex<Option<TimestampMillis>>,
+    behind_since: Mutex<Option<Instant>>,
     state: Mutex<TaskState>,
     dead: Mutex<(u64, Vec<DeadLetter>)>,
 }
@@ -177,7 +177,7 @@ impl Driver {
             wanted: AtomicU64::new(0),
             applied_records: AtomicU64::new(0),
             started: now,
-            last_applied_timestamp: Mutex::new(None),
+            behind_since: Mutex::new((next < partition.committed().get()).then_some(now)),
             state: Mutex::new(TaskState::Running),
             dead: Mutex::new((dead_letters.count(), dead_letters.recent())),
             work: Mutex::new(Some(Work {
@@ -284,6 +284,7 @@ impl Inner {
 
 impl CommitListener for Task {
     fn committed(&self) {
+        self.behind_since.lock().expect("no code panics inside").get_or_insert_with(clock::monotonic);
         self.schedule();
     }
 }
@@ -325,17 +326,12 @@ impl Task {
         self.applied.get().records_until(self.partition.committed().get())
     }
 
-    /// How far behind in time: the age of the newest applied record while there is lag, 0 without.
+    /// For how long it has been behind without a break; 0 when it has applied everything. Record timestamps
+    /// don't count: old records that are imported now make no lag of years.
     #[must_use]
     pub fn lag_seconds(&self) -> f64 {
-        let last = *self.last_applied_timestamp.lock().expect("no code panics inside");
-        match last {
-            Some(last) if self.lag_records() > 0 => {
-                let millis = clock::now().value().saturating_sub(last.value()).max(0);
-                Duration::from_millis(millis.unsigned_abs()).as_secs_f64()
-            }
-            _ => 0.0,
-        }
+        let since = *self.behind_since.lock().expect("no code panics inside");
+        since.filter(|_| self.lag_records() > 0).map_or(0.0, |since| since.elapsed().as_secs_f64())
     }
 
     /// Records applied since it was attached, and for how long it has run: the rate of a rebuild.
@@ -488,7 +484,6 @@ impl Task {
                     work.materializer.skip_to(frame.end_offset())?;
                 }
             }
-            *self.last_applied_timestamp.lock().expect("no code panics inside") = Some(frame.header.max_timestamp);
         } else {
             work.materializer.skip_to(frame.end_offset())?;
         }
@@ -510,6 +505,10 @@ impl Task {
         };
         self.applied.advance(applied);
         self.visible.advance(visible);
+        let mut behind_since = self.behind_since.lock().expect("no code panics inside");
+        if self.lag_records() == 0 {
+            *behind_since = None;
+        }
     }
 
     fn checkpoint(&self, work: &mut Work) -> Result<(), ViewError> {

@@ -4,19 +4,14 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::Result as PlanResult;
-use datafusion::datasource::TableType;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
-use datafusion::physical_plan::ExecutionPlan;
 use docstore::{DocumentSnapshot, Mapping, ScanColumn, ScanFilter};
 
 use super::filter::{literal_text, text_choice};
-use super::scan::{Bounds, Scan, ScanExec};
+use super::scan::{Bounds, Scan, Source};
 use crate::error::{Error, Result};
 use crate::functions::CONTAINS;
 use crate::sql::rewrite::SCORE_COLUMN;
@@ -68,34 +63,20 @@ impl std::fmt::Debug for DocumentProvider {
     }
 }
 
-#[async_trait]
-impl TableProvider for DocumentProvider {
+impl Source for DocumentProvider {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }
 
-    fn table_type(&self) -> TableType {
-        TableType::Base
-    }
-
-    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> PlanResult<Vec<TableProviderFilterPushDown>> {
-        let answer = |filter: &&Expr| match self.filter(filter) {
+    fn pushdown(&self, filter: &Expr) -> TableProviderFilterPushDown {
+        match self.filter(filter) {
             Some(filter) if filter.is_exact() => TableProviderFilterPushDown::Exact,
             Some(_) => TableProviderFilterPushDown::Inexact,
             None => TableProviderFilterPushDown::Unsupported,
-        };
-        Ok(filters.iter().map(answer).collect())
+        }
     }
 
-    async fn scan(
-        &self,
-        _state: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        filters: &[Expr],
-        limit: Option<usize>,
-    ) -> PlanResult<Arc<dyn ExecutionPlan>> {
-        let projection = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
-        let schema = Arc::new(self.schema.project(&projection)?);
+    fn scan(&self, _projection: Vec<usize>, schema: &SchemaRef, filters: &[Expr]) -> Arc<dyn Scan> {
         let column = |field: &Arc<Field>| match field.name().as_str() {
             "_id" => ScanColumn::Id,
             "doc" => ScanColumn::Doc,
@@ -105,8 +86,7 @@ impl TableProvider for DocumentProvider {
         let columns: Vec<ScanColumn> = schema.fields().iter().map(column).collect();
         let mut pushed: Vec<ScanFilter> = filters.iter().filter_map(|filter| self.filter(filter)).collect();
         let filter = if pushed.len() < 2 { pushed.pop() } else { Some(ScanFilter::And(pushed)) };
-        let scan = DocumentScan { name: self.name.clone(), parts: self.parts.clone(), columns, filter };
-        Ok(Arc::new(ScanExec::new(Arc::new(scan), schema, limit)))
+        Arc::new(DocumentScan { name: self.name.clone(), parts: self.parts.clone(), columns, filter })
     }
 }
 

@@ -3,20 +3,15 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::Result as PlanResult;
-use datafusion::datasource::TableType;
 use datafusion::logical_expr::{Expr, Operator, TableProviderFilterPushDown};
-use datafusion::physical_plan::ExecutionPlan;
 use logcore::Offset;
 use rowstore::key::{after_prefix, encode_part};
 use rowstore::{RowTable, ScanRequest, TableSchema, Value};
 
 use super::filter::comparison;
-use super::scan::{Bounds, Scan, ScanExec};
+use super::scan::{Bounds, Scan, Source};
 use crate::error::{Error, Result};
 
 /// See the module docs.
@@ -97,43 +92,25 @@ fn key_range(table: &TableSchema, filters: &[Expr]) -> KeyRange {
     range
 }
 
-#[async_trait]
-impl TableProvider for RowProvider {
+impl Source for RowProvider {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }
 
-    fn table_type(&self) -> TableType {
-        TableType::Base
+    fn pushdown(&self, filter: &Expr) -> TableProviderFilterPushDown {
+        let on_key = comparison(filter)
+            .is_some_and(|found| self.table.primary_key.iter().any(|at| self.table.columns[*at].name == found.column));
+        if on_key { TableProviderFilterPushDown::Inexact } else { TableProviderFilterPushDown::Unsupported }
     }
 
-    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> PlanResult<Vec<TableProviderFilterPushDown>> {
-        let on_key = |filter: &&Expr| {
-            comparison(filter)
-                .is_some_and(|found| self.table.primary_key.iter().any(|at| self.table.columns[*at].name == found.column))
-        };
-        let answer =
-            |filter| if on_key(filter) { TableProviderFilterPushDown::Inexact } else { TableProviderFilterPushDown::Unsupported };
-        Ok(filters.iter().map(answer).collect())
-    }
-
-    async fn scan(
-        &self,
-        _state: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        filters: &[Expr],
-        limit: Option<usize>,
-    ) -> PlanResult<Arc<dyn ExecutionPlan>> {
-        let projection = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
-        let schema = Arc::new(self.schema.project(&projection)?);
-        let scan = RowScan {
+    fn scan(&self, projection: Vec<usize>, schema: &SchemaRef, filters: &[Expr]) -> Arc<dyn Scan> {
+        Arc::new(RowScan {
             name: self.name.clone(),
             parts: self.parts.clone(),
             projection,
             range: key_range(&self.table, filters),
             columns: schema.fields().iter().map(|field| field.name().clone()).collect(),
-        };
-        Ok(Arc::new(ScanExec::new(Arc::new(scan), schema, limit)))
+        })
     }
 }
 

@@ -1,14 +1,20 @@
-//! The plan node over a store: one execution partition per log partition, limits and top-k pushed into it.
+//! The table and the plan node over a store: one execution partition per log partition, limits and top-k pushed into it.
+//!
+//! Each kind of table says what is its own in a [`Source`] and a [`Scan`]; what DataFusion wants to hear is said once, here.
 
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::Result;
 use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::datasource::TableType;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, SchedulingType};
@@ -53,6 +59,50 @@ pub trait Scan: Send + Sync {
     /// The column whose descending order the store can give, best first.
     fn score_column(&self) -> Option<usize> {
         None
+    }
+}
+
+/// A table over a store: what it looks like, which conditions it takes over, and how it is read.
+pub trait Source: fmt::Debug + Send + Sync + 'static {
+    /// Its columns.
+    fn schema(&self) -> SchemaRef;
+
+    /// Whether the store answers a condition, and how well.
+    fn pushdown(&self, filter: &Expr) -> TableProviderFilterPushDown;
+
+    /// A scan of the columns at `projection`, whose batches have `schema`, under the conditions it takes over.
+    fn scan(&self, projection: Vec<usize>, schema: &SchemaRef, filters: &[Expr]) -> Arc<dyn Scan>;
+}
+
+/// A [`Source`] as DataFusion's table.
+#[derive(Debug)]
+pub struct SourceTable<S>(pub S);
+
+#[async_trait]
+impl<S: Source> TableProvider for SourceTable<S> {
+    fn schema(&self) -> SchemaRef {
+        self.0.schema()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        Ok(filters.iter().map(|filter| self.0.pushdown(filter)).collect())
+    }
+
+    async fn scan(
+        &self,
+        _state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let whole = self.0.schema();
+        let projection = projection.cloned().unwrap_or_else(|| (0..whole.fields().len()).collect());
+        let schema = Arc::new(whole.project(&projection)?);
+        Ok(Arc::new(ScanExec::new(self.0.scan(projection, &schema, filters), schema, limit)))
     }
 }
 

@@ -3,19 +3,14 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::Result as PlanResult;
-use datafusion::datasource::TableType;
 use datafusion::logical_expr::{Expr, Operator, TableProviderFilterPushDown};
-use datafusion::physical_plan::ExecutionPlan;
 use logcore::Offset;
 use tsstore::{ScanRequest, SeriesSchema, SeriesSnapshot};
 
 use super::filter::{comparison, micros, text_choice};
-use super::scan::{Bounds, Scan, ScanExec};
+use super::scan::{Bounds, Scan, Source};
 use crate::error::{Error, Result};
 
 /// See the module docs.
@@ -69,39 +64,24 @@ impl std::fmt::Debug for SeriesProvider {
     }
 }
 
-#[async_trait]
-impl TableProvider for SeriesProvider {
+impl Source for SeriesProvider {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }
 
-    fn table_type(&self) -> TableType {
-        TableType::Base
-    }
-
-    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> PlanResult<Vec<TableProviderFilterPushDown>> {
-        let answer = |filter: &&Expr| match self.push(filter, &mut ScanRequest::default()) {
+    fn pushdown(&self, filter: &Expr) -> TableProviderFilterPushDown {
+        match self.push(filter, &mut ScanRequest::default()) {
             true => TableProviderFilterPushDown::Exact,
             false => TableProviderFilterPushDown::Unsupported,
-        };
-        Ok(filters.iter().map(answer).collect())
+        }
     }
 
-    async fn scan(
-        &self,
-        _state: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        filters: &[Expr],
-        limit: Option<usize>,
-    ) -> PlanResult<Arc<dyn ExecutionPlan>> {
-        let projection = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
-        let schema = Arc::new(self.schema.project(&projection)?);
+    fn scan(&self, projection: Vec<usize>, _schema: &SchemaRef, filters: &[Expr]) -> Arc<dyn Scan> {
         let mut request = ScanRequest { projection, ..ScanRequest::default() };
         for filter in filters {
             self.push(filter, &mut request);
         }
-        let scan = SeriesScan { name: self.name.clone(), parts: self.parts.clone(), request };
-        Ok(Arc::new(ScanExec::new(Arc::new(scan), schema, limit)))
+        Arc::new(SeriesScan { name: self.name.clone(), parts: self.parts.clone(), request })
     }
 }
 

@@ -6,22 +6,18 @@
 use std::ops::ControlFlow;
 use std::sync::{Arc, LazyLock};
 
-use async_trait::async_trait;
 use datafusion::arrow::array::{
     ArrayRef, Int32Builder, Int64Builder, RecordBatch, RecordBatchOptions, StringBuilder, TimestampMicrosecondBuilder,
 };
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{Result as PlanResult, ScalarValue};
-use datafusion::datasource::TableType;
+use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, Operator, TableProviderFilterPushDown};
-use datafusion::physical_plan::ExecutionPlan;
 use logcore::frame::{Frame, FrameKind};
 use logcore::{Batch, Offset, Partition, Record, TimestampMillis};
 use rowstore::schema::KIND_METADATA;
 
 use super::filter::{comparison, micros};
-use super::scan::{Bounds, Scan, ScanExec};
+use super::scan::{Bounds, Scan, Source};
 use crate::error::{Error, Result};
 
 /// Read from the log at once.
@@ -167,40 +163,25 @@ fn number(value: &ScalarValue) -> Option<i64> {
     }
 }
 
-#[async_trait]
-impl TableProvider for StreamProvider {
+impl Source for StreamProvider {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&STREAM_SCHEMA)
     }
 
-    fn table_type(&self) -> TableType {
-        TableType::Base
-    }
-
-    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> PlanResult<Vec<TableProviderFilterPushDown>> {
+    fn pushdown(&self, filter: &Expr) -> TableProviderFilterPushDown {
         // A seek goes to the right neighbourhood; the condition itself stays with DataFusion.
-        let answer = |filter: &&Expr| match Window::default().narrow(filter) {
+        match Window::default().narrow(filter) {
             true => TableProviderFilterPushDown::Inexact,
             false => TableProviderFilterPushDown::Unsupported,
-        };
-        Ok(filters.iter().map(answer).collect())
+        }
     }
 
-    async fn scan(
-        &self,
-        _state: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        filters: &[Expr],
-        limit: Option<usize>,
-    ) -> PlanResult<Arc<dyn ExecutionPlan>> {
-        let projection = projection.cloned().unwrap_or_else(|| (0..STREAM_SCHEMA.fields().len()).collect());
-        let schema = Arc::new(STREAM_SCHEMA.project(&projection)?);
+    fn scan(&self, projection: Vec<usize>, _schema: &SchemaRef, filters: &[Expr]) -> Arc<dyn Scan> {
         let mut window = Window::default();
         for filter in filters {
             window.narrow(filter);
         }
-        let scan = StreamScan { name: self.name.clone(), parts: self.parts.clone(), projection, window };
-        Ok(Arc::new(ScanExec::new(Arc::new(scan), schema, limit)))
+        Arc::new(StreamScan { name: self.name.clone(), parts: self.parts.clone(), projection, window })
     }
 }
 

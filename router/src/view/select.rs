@@ -26,6 +26,7 @@ use tsstore::Points;
 
 use super::mapping::records_from;
 use crate::error::{Error, Result};
+use crate::provider::scan::SourceTable;
 use crate::provider::stream::{STREAM_SCHEMA, StreamProvider, records_batch};
 use crate::render;
 use crate::session;
@@ -69,7 +70,8 @@ impl SelectProjection {
         if uses.tables.iter().any(|table| table.name != stream || table.as_of.is_some()) {
             return Err(Error::unsupported(format!("the SELECT of a view reads its stream \"{stream}\" and nothing else")));
         }
-        let provider: Arc<dyn datafusion::catalog::TableProvider> = Arc::new(StreamProvider::new(stream, Vec::new()));
+        let provider: Arc<dyn datafusion::catalog::TableProvider> =
+            Arc::new(SourceTable(StreamProvider::new(stream, Vec::new())));
         let state = session::with_tables(base, [(stream.to_owned(), provider)].into(), vec![stream.to_owned()]);
         let plan = state.statement_to_plan(datafusion::sql::parser::Statement::Statement(Box::new(statement))).await?;
         let (columns, condition, input) = take_apart(&plan)?;
