@@ -212,3 +212,42 @@ fn a_view_whose_files_are_damaged_is_left_out_and_can_be_rebuilt() {
     assert_eq!(fixture.rows_with("SELECT count(*) FROM commit_docs", vec![], &position).unwrap(), [json!([200])]);
     assert!(fixture.database.not_ready().is_empty());
 }
+
+#[test]
+fn streams_of_several_partitions_have_views_of_every_kind() {
+    let fixture = Fixture::new();
+    fixture.run(
+        "CREATE STREAM events WITH (partitions = 3, compression = 'zstd');
+         CREATE TABLE event_rows (repo TEXT, commit TEXT, added BIGINT, PRIMARY KEY (commit)) USING row FROM STREAM events;
+         CREATE TABLE event_docs USING document WITH (key = 'commit', search = 'subject', facets = 'repo') FROM STREAM events;
+         CREATE TABLE event_series (ts TIMESTAMPTZ, repo TEXT, added BIGINT) USING series WITH (time = 'ts', tags = 'repo') FROM STREAM events",
+    );
+    let commits: Vec<Value> = (0..900).map(commit).collect();
+    let position = fixture.append("events", &commits).to_string();
+    assert_eq!(position.split(',').count(), 3, "{position}");
+    for table in ["events", "event_rows", "event_docs", "event_series"] {
+        assert_eq!(
+            fixture.rows_with(&format!("SELECT count(*) FROM {table}"), vec![], &position).unwrap(),
+            [json!([900])],
+            "{table}"
+        );
+    }
+    let best = fixture.rows("SELECT _id FROM event_docs WHERE CONTAINS(subject, 'number AND 899') ORDER BY score() DESC LIMIT 1");
+    assert_eq!(best, [json!([format!("{:012x}", 899)])]);
+    assert_eq!(
+        fixture.rows("SELECT added FROM event_rows WHERE commit = '000000000005'"),
+        [json!([5])],
+        "a point read looks everywhere"
+    );
+    fixture.run("REBUILD VIEW event_docs");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    fixture.runtime.block_on(fixture.database.rebuilt("event_docs", 2, deadline)).unwrap();
+    let fixture = fixture.reopen(false);
+    assert_eq!(
+        fixture.rows_with("SELECT count(*), sum(added) FROM event_rows", vec![], &position).unwrap(),
+        [json!([900, 899 * 450])]
+    );
+    let past = position.split(',').map(|part| format!("{}@9", part.split('@').next().unwrap())).collect::<Vec<_>>().join(",");
+    let rows = fixture.rows(&format!("SELECT count(*) FROM event_series FOR SYSTEM_TIME AS OF POSITION '{past}'"));
+    assert_eq!(rows, [json!([30])]);
+}

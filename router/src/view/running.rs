@@ -25,6 +25,9 @@ use super::select::{SelectDocuments, SelectProjection};
 use crate::catalog::{CatalogState, Source, StreamDef, TableDef, TableKind};
 use crate::error::{Error, Result};
 
+/// Indexing buffers of one document table, shared by its partitions; tantivy asks for at least the second for each.
+const INDEXING_BYTES: usize = 64 << 20;
+const INDEXING_BYTES_MIN: usize = 16 << 20;
 /// An old generation waits this long for its readers.
 const RETIRE_MAX: Duration = Duration::from_secs(600);
 const RETIRE_STEP: Duration = Duration::from_millis(20);
@@ -127,7 +130,6 @@ pub struct Views {
     pub driver: Arc<Driver>,
     base: SessionState,
     rows: RowOptions,
-    documents: docstore::DocumentOptions,
     running: RwLock<BTreeMap<u32, Arc<View>>>,
 }
 
@@ -135,8 +137,7 @@ impl Views {
     /// No views yet.
     #[must_use]
     pub fn new(log: Arc<Log>, driver: Arc<Driver>, base: SessionState, rows: RowOptions) -> Self {
-        let documents = docstore::DocumentOptions::default();
-        Self { log, driver, base, rows, documents, running: RwLock::default() }
+        Self { log, driver, base, rows, running: RwLock::default() }
     }
 
     /// The view of a table.
@@ -231,7 +232,7 @@ impl Views {
         let log = self.log.open_partition(PartitionRef::new(StreamId::new(stream.id), partition))?;
         let dir = self.dir(table.id).join(number.to_string()).join(partition.to_string());
         fs::create_dir(&dir)?;
-        let (store, materializer) = self.open_store(table, partition, &dir, select)?;
+        let (store, materializer) = self.open_store(table, (partition, stream.partitions), &dir, select)?;
         let task = self.driver.attach(&table.name, &log, materializer, &dir, options.clone())?;
         Ok(Part { partition, task, store })
     }
@@ -250,7 +251,7 @@ impl Views {
     fn open_store(
         &self,
         table: &TableDef,
-        partition: u32,
+        (partition, partitions): (u32, u32),
         dir: &std::path::Path,
         select: Option<SelectProjection>,
     ) -> Result<(Store, Box<dyn Materializer>)> {
@@ -270,7 +271,9 @@ impl Views {
                         Box::new(WholeDocuments { key, partition })
                     }
                 };
-                let (documents, materializer) = DocumentTable::open(dir, mapping.clone(), projection, self.documents)?;
+                let memory_bytes = (INDEXING_BYTES / partitions as usize).clamp(INDEXING_BYTES_MIN, INDEXING_BYTES / 2);
+                let options = docstore::DocumentOptions { memory_bytes, ..docstore::DocumentOptions::default() };
+                let (documents, materializer) = DocumentTable::open(dir, mapping.clone(), projection, options)?;
                 (Store::Document(documents), Box::new(materializer))
             }
             TableKind::Series(series) => {
