@@ -166,6 +166,17 @@ impl Server {
         Some(Reply { status: response.status().as_u16(), body })
     }
 
+    /// Runs a SELECT that must succeed; gives the body in the form that is asked for.
+    #[must_use]
+    pub fn sql_as(&self, sql: &str, accept: &str) -> Vec<u8> {
+        let request =
+            self.agent.post(format!("{}/v1/sql", self.url)).header("content-type", "text/plain").header("accept", accept);
+        let mut response = request.send(sql).unwrap();
+        let body = response.body_mut().read_to_vec().unwrap();
+        assert_eq!(response.status(), 200, "{}", String::from_utf8_lossy(&body));
+        body
+    }
+
     /// Sends SQL as JSON.
     #[must_use]
     pub fn sql_with(&self, request: &Value) -> Reply {
