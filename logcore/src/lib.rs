@@ -33,5 +33,5 @@ pub use error::{Error, ErrorKind, Result};
 pub use frame::batch::{Batch, BatchBuilder, Compression, NewRecord, Record};
 pub use log::{Log, LogOptions};
 pub use partition::watermark::Watermark;
-pub use partition::{Appended, Partition, PartitionOptions, Proposal, Ticket};
+pub use partition::{AckClass, Appended, Compaction, Hold, Holder, Partition, PartitionOptions, Proposal, Retention, Ticket};
 pub use types::{Offset, PartitionId, PartitionRef, RaftIndex, StreamId, Term, TimestampMillis};

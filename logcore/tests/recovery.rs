@@ -123,7 +123,7 @@ fn index_files_are_no_evidence() {
 fn a_record_that_holds_the_image_of_a_segment_is_only_a_record() {
     use logcore::io::DiskIo;
     let donor = with_records(12);
-    let image = donor.open(&newest_segment(&donor)).unwrap().read(0, vec![0; 12 * 4096]).unwrap();
+    let image = donor.open(&newest_segment(&donor)).unwrap().read(0, 12 * 4096).unwrap();
     let disk = Arc::new(SimDisk::new());
     let log = open_sim(&disk).unwrap();
     let partition = log.open_partition(ID).unwrap();

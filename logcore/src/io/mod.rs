@@ -30,6 +30,15 @@ pub enum Durability {
     Data,
 }
 
+/// How the space of a new file is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fill {
+    /// Written with zeros: dear to make, and small commits to it then carry no metadata.
+    Zeros,
+    /// Reserved only: cheap to make, and the better choice for large writes.
+    Reserved,
+}
+
 /// One write: `buffers` one after the other, from byte `at` of `file`.
 pub struct Write {
     /// Where to.
@@ -50,11 +59,11 @@ pub trait DiskFile: Send + Sync {
     /// Where it is, for messages.
     fn path(&self) -> &Path;
 
-    /// Reads into `buffer` up to its length and returns it, shorter where the file ends.
+    /// Reads `len` bytes from `at`, fewer where the file ends. Large reads at whole blocks may go around the page cache.
     ///
     /// # Errors
     /// When the medium does not give the bytes back.
-    fn read(&self, at: u64, buffer: Vec<u8>) -> Result<Vec<u8>>;
+    fn read(&self, at: u64, len: usize) -> Result<Bytes>;
 
     /// Writes all buffers one after the other from `at`, then reaches `durability`. Blocks; [`DiskIo::submit`] doesn't.
     ///
@@ -98,11 +107,17 @@ pub trait DiskIo: Send + Sync {
     /// When it can't be listed.
     fn list(&self, path: &Path) -> Result<Vec<String>>;
 
-    /// Creates a file of `len_bytes` zeros, durably with its folder entry. An existing one is replaced.
+    /// How many writes to one file may be under way at once, each durable by itself when it is done; at least 1. Where a sync
+    /// covers the whole file it is 1, because an error of one write would be told to another.
+    fn writes_in_flight_max(&self) -> usize {
+        1
+    }
+
+    /// Creates a file of `len_bytes` that reads as zeros, durably with its folder entry. An existing one is replaced.
     ///
     /// # Errors
     /// `NoSpace` kinds surface as [`crate::Error::Io`]; nothing is left behind that would be taken for a segment.
-    fn create(&self, path: &Path, len_bytes: u64) -> Result<Arc<dyn DiskFile>>;
+    fn create(&self, path: &Path, len_bytes: u64, fill: Fill) -> Result<Arc<dyn DiskFile>>;
 
     /// Opens an existing file for reading and writing.
     ///

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Sender, bounded};
 use rustix::fs::FallocateFlags;
 
-use super::{DiskFile, DiskIo, Done, Durability, Write};
+use super::{DiskFile, DiskIo, Done, Durability, Fill, Write};
 use crate::error::{Error, Result};
 use crate::sys::{fs, thread};
 
@@ -75,7 +75,8 @@ impl DiskFile for PoolFile {
         &self.path
     }
 
-    fn read(&self, at: u64, mut buffer: Vec<u8>) -> Result<Vec<u8>> {
+    fn read(&self, at: u64, len: usize) -> Result<Bytes> {
+        let mut buffer = vec![0; len];
         let mut filled = 0;
         while filled < buffer.len() {
             match self.file.read_at(&mut buffer[filled..], at + filled as u64) {
@@ -86,7 +87,7 @@ impl DiskFile for PoolFile {
             }
         }
         buffer.truncate(filled);
-        Ok(buffer)
+        Ok(buffer.into())
     }
 
     fn write(&self, mut at: u64, buffers: &[Bytes], durability: Durability) -> Result<()> {
@@ -148,7 +149,7 @@ impl DiskIo for PoolDisk {
         fs::list(path)
     }
 
-    fn create(&self, path: &Path, len_bytes: u64) -> Result<Arc<dyn DiskFile>> {
+    fn create(&self, path: &Path, len_bytes: u64, _fill: Fill) -> Result<Arc<dyn DiskFile>> {
         let file = OpenOptions::new()
             .create(true)
             .truncate(true)

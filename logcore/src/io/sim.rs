@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 
-use super::{DiskFile, DiskIo, Done, Durability, Write};
+use super::{DiskFile, DiskIo, Done, Durability, Fill, Write};
 use crate::error::{Error, Result};
 use crate::types::index;
 
@@ -124,13 +124,11 @@ impl DiskFile for SimFile {
         &self.path
     }
 
-    fn read(&self, at: u64, mut buffer: Vec<u8>) -> Result<Vec<u8>> {
+    fn read(&self, at: u64, len: usize) -> Result<Bytes> {
         self.with("reading", |image| {
             let from = index(at).min(image.live.len());
-            let until = (from + buffer.len()).min(image.live.len());
-            buffer.truncate(until - from);
-            buffer.copy_from_slice(&image.live[from..until]);
-            buffer
+            let until = (from + len).min(image.live.len());
+            Bytes::copy_from_slice(&image.live[from..until])
         })
     }
 
@@ -197,7 +195,7 @@ impl DiskIo for SimDisk {
         Ok(names)
     }
 
-    fn create(&self, path: &Path, len_bytes: u64) -> Result<Arc<dyn DiskFile>> {
+    fn create(&self, path: &Path, len_bytes: u64, _fill: Fill) -> Result<Arc<dyn DiskFile>> {
         let zeros = vec![0; index(len_bytes)];
         self.state().files.insert(path.to_owned(), Image { live: zeros.clone(), durable: zeros });
         self.open(path)

@@ -8,7 +8,7 @@ use std::sync::mpsc::channel;
 
 use bytes::Bytes;
 
-use super::{DiskFile, DiskIo, Durability, Write};
+use super::{DiskFile, DiskIo, Durability, Fill, Write};
 use crate::error::Result;
 
 fn write(disk: &dyn DiskIo, file: &Arc<dyn DiskFile>, at: u64, pieces: &[&[u8]]) -> Result<()> {
@@ -26,9 +26,9 @@ fn write(disk: &dyn DiskIo, file: &Arc<dyn DiskFile>, at: u64, pieces: &[&[u8]])
 #[allow(clippy::unwrap_used, reason = "a test suite")]
 pub fn created_files_are_zeros_of_full_length(disk: &dyn DiskIo, folder: &Path) {
     let path = folder.join("a.seg");
-    let file = disk.create(&path, 10_000).unwrap();
+    let file = disk.create(&path, 10_000, Fill::Reserved).unwrap();
     assert_eq!(file.len_bytes().unwrap(), 10_000);
-    assert_eq!(file.read(0, vec![1; 10_000]).unwrap(), vec![0; 10_000]);
+    assert_eq!(file.read(0, 10_000).unwrap(), vec![0; 10_000]);
     assert_eq!(disk.list(folder).unwrap(), ["a.seg"]);
     disk.rename(&path, &folder.join("b.seg")).unwrap();
     assert_eq!(disk.list(folder).unwrap(), ["b.seg"]);
@@ -41,25 +41,25 @@ pub fn created_files_are_zeros_of_full_length(disk: &dyn DiskIo, folder: &Path) 
 #[allow(clippy::unwrap_used, reason = "a test suite")]
 #[allow(clippy::missing_panics_doc, reason = "see above")]
 pub fn buffers_land_in_order(disk: &dyn DiskIo, folder: &Path) {
-    let file = disk.create(&folder.join("a.seg"), 4 << 20).unwrap();
+    let file = disk.create(&folder.join("a.seg"), 4 << 20, Fill::Reserved).unwrap();
     write(disk, &file, 3, &[b"one", b"", b"two"]).unwrap();
-    assert_eq!(file.read(0, vec![9; 10]).unwrap(), b"\0\0\0onetwo\0");
+    assert_eq!(file.read(0, 10).unwrap(), b"\0\0\0onetwo\0"[..]);
     let large: Vec<Vec<u8>> = (0..=255_u8).cycle().take(700).map(|n| vec![n; 3_001]).collect();
     let pieces: Vec<&[u8]> = large.iter().map(Vec::as_slice).collect();
     write(disk, &file, 100, &pieces).unwrap();
-    assert_eq!(file.read(100, vec![0; 700 * 3_001]).unwrap(), large.concat());
-    assert_eq!(file.read((4 << 20) - 2, vec![7; 10]).unwrap().len(), 2);
+    assert_eq!(file.read(100, 700 * 3_001).unwrap(), large.concat());
+    assert_eq!(file.read((4 << 20) - 2, 10).unwrap().len(), 2);
 }
 
 /// Zeroing a tail leaves what is before it and the length.
 #[allow(clippy::unwrap_used, reason = "a test suite")]
 #[allow(clippy::missing_panics_doc, reason = "see above")]
 pub fn a_trim_zeroes_the_rest(disk: &dyn DiskIo, folder: &Path) {
-    let file = disk.create(&folder.join("a.seg"), 8_192).unwrap();
+    let file = disk.create(&folder.join("a.seg"), 8_192, Fill::Reserved).unwrap();
     write(disk, &file, 0, &[&[7; 8_192]]).unwrap();
     file.zero_from(5_000).unwrap();
     assert_eq!(file.len_bytes().unwrap(), 8_192);
-    let content = file.read(0, vec![1; 8_192]).unwrap();
+    let content = file.read(0, 8_192).unwrap();
     assert!(content[..5_000].iter().all(|byte| *byte == 7) && content[5_000..].iter().all(|byte| *byte == 0));
 }
 

@@ -9,6 +9,7 @@
 pub mod admission;
 pub(crate) mod commit;
 pub(crate) mod open;
+mod options;
 pub(crate) mod owner;
 mod reader;
 pub mod watermark;
@@ -32,22 +33,8 @@ use crate::segment::{Segment, SegmentEnd};
 use crate::types::{Offset, PartitionRef, RaftIndex, Term};
 
 pub use admission::Conditions;
+pub use options::{AckClass, Compaction, PartitionOptions, Retention};
 use owner::{BATCH_BYTES_MAX, DurablePlace, Message};
-
-/// How a partition is kept.
-#[derive(Clone, Debug)]
-pub struct PartitionOptions {
-    /// Length of a segment file.
-    pub segment_bytes: u64,
-    /// Durable chunks that may stay in RAM behind the one being filled.
-    pub tail_chunks_max: usize,
-}
-
-impl Default for PartitionOptions {
-    fn default() -> Self {
-        Self { segment_bytes: 64 << 20, tail_chunks_max: 8 }
-    }
-}
 
 /// A batch on its way into the log.
 #[derive(Debug)]
@@ -55,6 +42,8 @@ pub struct Proposal {
     pub(crate) batch: Vec<u8>,
     pub(crate) summary: Summary,
     pub(crate) conditions: Option<Conditions>,
+    pub(crate) ack: AckClass,
+    pub(crate) keys: Vec<u64>,
 }
 
 impl Proposal {
@@ -67,7 +56,7 @@ impl Proposal {
             return Err(Error::BatchTooLarge { bytes: batch.len(), max: BATCH_BYTES_MAX });
         }
         let summary = Summary::check(&batch)?;
-        Ok(Self { batch, summary, conditions: None })
+        Ok(Self { batch, summary, conditions: None, ack: AckClass::Memory, keys: Vec::new() })
     }
 
     /// Takes the records of a builder, which must not be empty.
@@ -84,6 +73,20 @@ impl Proposal {
         self.conditions = Some(conditions);
         self
     }
+
+    /// Asks for at least this class; the partition's own still applies if it is stronger.
+    #[must_use]
+    pub fn acknowledged(mut self, at_least: AckClass) -> Self {
+        self.ack = at_least;
+        self
+    }
+
+    /// Says which keys it writes, as hashes, so that later conditions see them. Needed where any proposal has conditions.
+    #[must_use]
+    pub fn writing(mut self, keys: Vec<u64>) -> Self {
+        self.keys = keys;
+        self
+    }
 }
 
 /// Where a batch landed.
@@ -93,6 +96,8 @@ pub struct Appended {
     pub base_offset: Offset,
     /// Its records.
     pub count: u32,
+    /// The class that was met.
+    pub ack: AckClass,
 }
 
 impl Appended {
@@ -165,13 +170,28 @@ pub trait CommitListener: Send + Sync {
     fn committed(&self);
 }
 
+/// Someone who still needs old records: a view's checkpoint, a cursor. Asked before anything is dropped or rewritten.
+pub trait Holder: Send + Sync {
+    /// The first offset that is still needed; `None` for nothing.
+    fn needed_from(&self) -> Option<Offset>;
+}
+
+/// Who holds records, and how far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// Holds back retention up to [`PartitionOptions::view_hold_bytes_max`].
+    View,
+    /// Holds back `consumed` retention.
+    Cursor,
+}
+
 /// What the owner and the readers of a partition share.
 pub(crate) struct Shared {
     pub id: PartitionRef,
     pub dir: PathBuf,
     pub io: Arc<dyn DiskIo>,
     pub arena: Arc<Arena>,
-    pub options: PartitionOptions,
+    options: RwLock<PartitionOptions>,
     pub reserve_bytes: u64,
     pub segments: RwLock<Vec<Arc<Segment>>>,
     pub tail: Arc<RwLock<Tail>>,
@@ -181,9 +201,22 @@ pub(crate) struct Shared {
     health: RwLock<Health>,
     durable_place: Mutex<DurablePlace>,
     listeners: Mutex<Vec<Weak<dyn CommitListener>>>,
+    holders: Mutex<Vec<(Hold, Weak<dyn Holder>)>>,
 }
 
 impl Shared {
+    pub fn options(&self) -> PartitionOptions {
+        self.options.read().expect("no code panics inside").clone()
+    }
+
+    pub fn set_options(&self, options: PartitionOptions) {
+        *self.options.write().expect("no code panics inside") = options;
+    }
+
+    pub fn segment_bytes(&self) -> u64 {
+        self.options.read().expect("no code panics inside").segment_bytes
+    }
+
     pub fn write_error(&self) -> Option<Error> {
         match &*self.health.read().expect("no code panics inside") {
             Health::Healthy => None,
@@ -218,7 +251,7 @@ impl Shared {
 
     pub fn check_space(&self) -> Result<()> {
         let free_bytes = self.io.free_bytes(&self.dir)?;
-        let reserve_bytes = self.reserve_bytes.saturating_add(self.options.segment_bytes);
+        let reserve_bytes = self.reserve_bytes.saturating_add(self.segment_bytes());
         if free_bytes < reserve_bytes {
             return Err(Error::NoSpace { path: self.dir.clone(), free_bytes, reserve_bytes });
         }
@@ -226,7 +259,7 @@ impl Shared {
     }
 
     pub fn active(&self, segment: Arc<Segment>, end: SegmentEnd, term: Term) -> Active {
-        Active::new(segment, self.options.segment_bytes, Arc::clone(&self.arena), Arc::clone(&self.tail), end, term)
+        Active::new(segment, self.segment_bytes(), Arc::clone(&self.arena), Arc::clone(&self.tail), end, term)
     }
 }
 
@@ -346,6 +379,30 @@ impl Partition {
         self.shared.listeners.lock().expect("no code panics inside").push(listener);
     }
 
+    /// Registers someone who needs old records, for as long as it lives.
+    pub fn hold(&self, kind: Hold, holder: Weak<dyn Holder>) {
+        self.shared.holders.lock().expect("no code panics inside").push((kind, holder));
+    }
+
+    /// How it is kept.
+    #[must_use]
+    pub fn options(&self) -> PartitionOptions {
+        self.shared.options()
+    }
+
+    /// Changes how it is kept; the segment length counts from the next segment on.
+    pub fn reconfigure(&self, options: PartitionOptions) {
+        self.shared.set_options(options);
+    }
+
+    /// Waits until everything committed now is durable: with `ack = memory` it may not be yet.
+    ///
+    /// # Errors
+    /// Why it can't become durable.
+    pub fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// A picture of its state.
     #[must_use]
     pub fn status(&self) -> PartitionStatus {
@@ -355,7 +412,7 @@ impl Partition {
         };
         let segments: Vec<Arc<Segment>> = self.shared.segments.read().expect("no code panics inside").clone();
         // What was not looked into since the start is full, but for the little its seal left free.
-        let bytes = segments.iter().map(|segment| segment.known_bytes().unwrap_or(self.shared.options.segment_bytes)).sum();
+        let bytes = segments.iter().map(|segment| segment.known_bytes().unwrap_or(self.shared.segment_bytes())).sum();
         PartitionStatus {
             log_start: self.log_start(),
             committed: self.shared.committed.get(),

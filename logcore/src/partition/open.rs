@@ -15,7 +15,7 @@ use super::commit::Standalone;
 use super::owner::{Message, Owned};
 use super::{CleanState, Health, Mailbox, Partition, PartitionOptions, Shared};
 use crate::error::{Error, Result};
-use crate::io::DiskIo;
+use crate::io::{DiskIo, Fill};
 use crate::partition::watermark::Watermark;
 use crate::ram::arena::{Arena, Evict};
 use crate::ram::tail::Tail;
@@ -58,7 +58,7 @@ impl Opening<'_> {
             dir: self.dir.to_owned(),
             io: self.io,
             arena: self.arena,
-            options: self.options,
+            options: RwLock::new(self.options),
             reserve_bytes: self.reserve_bytes,
             segments: RwLock::new(segments),
             tail: Arc::new(RwLock::new(Tail::default())),
@@ -68,6 +68,7 @@ impl Opening<'_> {
             health: RwLock::new(newest.health),
             durable_place: Mutex::new((newest.segment.base_offset, end.position)),
             listeners: Mutex::default(),
+            holders: Mutex::default(),
         });
         let holder: Arc<dyn Evict> = Arc::clone(&shared) as Arc<dyn Evict>;
         arena.register(Arc::downgrade(&holder));
@@ -98,7 +99,7 @@ impl Opening<'_> {
         if free_bytes < reserve_bytes {
             return Err(Error::NoSpace { path, free_bytes, reserve_bytes });
         }
-        let file = self.io.create(&path, self.options.segment_bytes)?;
+        let file = self.io.create(&path, self.options.segment_bytes, Fill::Reserved)?;
         let segment = Segment::at(Arc::clone(&self.io), self.dir, self.id, Offset::ZERO).with_file(file);
         let end = SegmentEnd::empty(Offset::ZERO);
         segment.set_meta(SegmentMeta { index: SparseIndex::default(), end });

@@ -22,7 +22,7 @@ use super::{Appended, CleanState, Health, Proposal, Shared};
 use crate::error::{Error, Result};
 use crate::frame::batch::set_place;
 use crate::frame::{FrameKind, HEADER_BYTES};
-use crate::io::{Durability, Write};
+use crate::io::{Durability, Fill, Write};
 use crate::segment::active::{Active, NewEntry};
 use crate::segment::{Segment, SegmentEnd, SegmentMeta};
 use crate::types::Offset;
@@ -209,7 +209,7 @@ impl Owned {
         }
         if !self.active.fits(proposal.batch.len()) {
             if self.active.end().position == 0 {
-                let max = crate::types::index(self.shared.options.segment_bytes);
+                let max = crate::types::index(self.shared.segment_bytes());
                 drop(reply.send(Err(Error::BatchTooLarge { bytes: proposal.batch.len(), max })));
                 return;
             }
@@ -233,7 +233,7 @@ impl Owned {
             }
             return;
         }
-        let appended = Appended { base_offset, count: proposal.summary.count };
+        let appended = Appended { base_offset, count: proposal.summary.count, ack: super::AckClass::Disk };
         if let Some(conditions) = &proposal.conditions {
             self.admission.record(&conditions.writes, appended.last_offset());
         }
@@ -343,7 +343,7 @@ impl Owned {
     /// Lets durable chunks leave RAM beyond what the partition may keep.
     fn spill(&self) {
         let mut tail = self.shared.tail.write().expect("no code panics inside");
-        while tail.len() > self.shared.options.tail_chunks_max && tail.drop_oldest(self.shared.durable_place()) {}
+        while tail.len() > self.shared.options().tail_chunks_max && tail.drop_oldest(self.shared.durable_place()) {}
     }
 
     fn refuse_all(&mut self) {
@@ -386,7 +386,7 @@ impl Owned {
             // A spare that is still being made is left to finish and taken the next time.
             other => {
                 self.spare = other;
-                shared.check_space().and_then(|()| shared.io.create(&path, shared.options.segment_bytes))
+                shared.check_space().and_then(|()| shared.io.create(&path, shared.segment_bytes(), Fill::Reserved))
             }
         };
         let file = match made {
@@ -433,7 +433,7 @@ impl Owned {
         self.spare = Spare::Preparing;
         let (shared, tell) = (Arc::clone(&self.shared), tell.clone());
         self.shared.io.run(Box::new(move || {
-            let result = shared.io.create(&shared.spare_path(), shared.options.segment_bytes).map(drop);
+            let result = shared.io.create(&shared.spare_path(), shared.segment_bytes(), Fill::Reserved).map(drop);
             drop(tell.send(Completion::Prepared { slot, result }));
         }));
     }

@@ -166,7 +166,7 @@ impl Segment {
                     let bytes = bytes.max(wanted);
                     wanted = READ_BYTES;
                     let before = window.len();
-                    window = file.read(at, vec![0; bytes])?.into();
+                    window = file.read(at, bytes)?;
                     if window.len() > before || window.len() >= bytes {
                         continue;
                     }

@@ -127,7 +127,7 @@ impl Scanner<'_> {
         let have = self.window_at + self.window.len() as u64;
         let want = (at + bytes as u64).min(self.len);
         if at < self.window_at || want > have {
-            self.window = self.file.read(at, vec![0; bytes.max(READ_BYTES)])?.into();
+            self.window = self.file.read(at, bytes.max(READ_BYTES))?;
             self.window_at = at;
         }
         Ok(self.window.slice(index(at - self.window_at)..))

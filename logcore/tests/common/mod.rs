@@ -15,7 +15,7 @@ pub const ID: PartitionRef = PartitionRef::new(StreamId::new(20), 0);
 
 pub fn options() -> LogOptions {
     LogOptions {
-        partition: PartitionOptions { segment_bytes: 128 << 10, tail_chunks_max: 1 },
+        partition: PartitionOptions { segment_bytes: 128 << 10, tail_chunks_max: 1, ..PartitionOptions::default() },
         reserve_bytes: 0,
         ..LogOptions::default()
     }
