@@ -129,7 +129,7 @@ fn a_record_that_holds_the_image_of_a_segment_is_only_a_record() {
     let partition = log.open_partition(ID).unwrap();
     append(&partition, &[b"first".to_vec()]).unwrap();
     disk.fail_write_after(0);
-    assert!(append(&partition, &[image]).is_err());
+    assert!(append(&partition, &[image.to_vec()]).is_err());
     drop((partition, log));
     let disk = Arc::new(disk.crash(5));
     let log = open_sim(&disk).unwrap();
