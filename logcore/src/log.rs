@@ -19,9 +19,10 @@ use crate::error::{Error, Result};
 use crate::io::DiskIo;
 use crate::io::pool::PoolDisk;
 use crate::partition::open::Opening;
-use crate::partition::owner;
+use crate::partition::owner::{self, Owner};
 use crate::partition::{CleanState, Mailbox, PERMIT_BYTES, Partition, PartitionOptions};
 use crate::ram::arena::Arena;
+use crate::segment::recent::Recent;
 use crate::sys::fs::FolderLock;
 use crate::sys::{fs, thread};
 use crate::types::{PartitionRef, StreamId};
@@ -29,7 +30,10 @@ use crate::types::{PartitionRef, StreamId};
 /// The version of everything in a data folder.
 pub const FORMAT_VERSION: u32 = 1;
 /// Partitions one log takes: a bound for the completion queues.
-const PARTITIONS_MAX: usize = 8_192;
+const PARTITIONS_MAX: usize = 16_384;
+
+/// Writes, a trailer and two files a partition may be under way at once.
+const COMPLETIONS_MAX: usize = 8 * PARTITIONS_MAX;
 
 /// The database's own streams are small and there in every folder.
 const INTERNAL_SEGMENT_BYTES: u64 = 16 << 20;
@@ -86,6 +90,7 @@ pub struct Log {
     dir: PathBuf,
     io: Arc<dyn DiskIo>,
     arena: Arc<Arena>,
+    recent: Arc<Recent>,
     options: LogOptions,
     identity: Identity,
     owners: Vec<Mailbox>,
@@ -115,20 +120,23 @@ impl Log {
     pub fn open_on(io: Arc<dyn DiskIo>, dir: &Path, options: LogOptions, lock: Option<FolderLock>) -> Result<Self> {
         let identity = load_identity(io.as_ref(), dir)?;
         let clean = take_clean_stop(io.as_ref(), dir)?;
+        let arena = Arc::new(Arena::new(options.memory_bytes_max));
         let (mut owners, mut threads) = (Vec::new(), Vec::new());
         for n in 0..options.owners.max(1) {
             let permits = (options.queue_bytes_max / PERMIT_BYTES).max(owner::BATCH_BYTES_MAX / PERMIT_BYTES + 1);
             // A place for every permit, for attaching and for detaching: sending never blocks.
             let (queue, messages) = bounded(permits + 2 * PARTITIONS_MAX);
-            let (tell, finished) = bounded(2 * PARTITIONS_MAX);
-            let body = move || owner::run(&messages, &finished, &tell);
+            let (tell, finished) = bounded(COMPLETIONS_MAX);
+            let owner = Owner::new(Arc::clone(&arena), tell);
+            let body = move || owner.run(&messages, &finished);
             threads.push(thread::spawn(&format!("owner-{n}"), body).map_err(Error::io("starting thread", "owner"))?);
             owners.push(Mailbox { queue, permits: Arc::new(Semaphore::new(permits)) });
         }
         Ok(Self {
             dir: dir.to_owned(),
             io,
-            arena: Arc::new(Arena::new(options.memory_bytes_max)),
+            arena,
+            recent: Arc::default(),
             options,
             identity,
             owners,
@@ -195,6 +203,7 @@ impl Log {
             dir: &self.partition_dir(id),
             io: Arc::clone(&self.io),
             arena: Arc::clone(&self.arena),
+            recent: Arc::clone(&self.recent),
             options,
             reserve_bytes: self.options.reserve_bytes,
             clean: self.clean.lock().expect("no code panics inside").remove(&id),
