@@ -10,10 +10,13 @@
 //! - [`DiskIo::create`] answers when the file has its whole length, reads as zeros, and it and its folder entry are durable.
 //! - A failed write or sync is reported as failed and never retried here.
 
+mod blocks;
+mod buffers;
 pub mod pool;
 pub mod sim;
 pub mod suite;
 
+use std::any::Any;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -55,7 +58,7 @@ pub struct Write {
 pub type Done = Box<dyn FnOnce(Result<()>) + Send>;
 
 /// A file that was opened or created through a [`DiskIo`].
-pub trait DiskFile: Send + Sync {
+pub trait DiskFile: Any + Send + Sync {
     /// Where it is, for messages.
     fn path(&self) -> &Path;
 
