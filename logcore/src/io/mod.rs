@@ -12,6 +12,7 @@
 
 mod blocks;
 mod buffers;
+mod first_error;
 pub mod pool;
 pub mod sim;
 pub mod suite;

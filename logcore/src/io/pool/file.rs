@@ -23,7 +23,7 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use rustix::fs::FallocateFlags;
@@ -33,6 +33,7 @@ use super::zeros::write_zeros;
 use crate::error::{Error, Result};
 use crate::io::blocks::{BLOCK_BYTES, Progress, whole_blocks};
 use crate::io::buffers::ReadBuffers;
+use crate::io::first_error::FirstError;
 use crate::io::{DiskFile, Durability};
 use crate::types::index;
 
@@ -47,8 +48,7 @@ pub(crate) struct PoolFile {
     buffers: Arc<ReadBuffers>,
     /// Held by a buffered write until its sync is over.
     buffered: Mutex<()>,
-    /// The first error of a write or sync.
-    failed: OnceLock<String>,
+    failed: FirstError,
 }
 
 impl PoolFile {
@@ -59,7 +59,7 @@ impl PoolFile {
             path: path.to_owned(),
             buffers: Arc::clone(buffers),
             buffered: Mutex::new(()),
-            failed: OnceLock::new(),
+            failed: FirstError::default(),
         }
     }
 
@@ -70,19 +70,12 @@ impl PoolFile {
 
     /// Refuses what comes after an error.
     pub fn check(&self, operation: &'static str) -> Result<()> {
-        let Some(first) = self.failed.get() else { return Ok(()) };
-        let detail = format!("given up since {first}: what is on the disk is unknown until a restart verifies it");
-        Err(Error::io(operation, &self.path)(std::io::Error::other(detail)))
+        self.failed.check(operation, &self.path)
     }
 
     /// Keeps the first error, and lets what was under way meanwhile fail with it.
     pub fn conclude(&self, operation: &'static str, result: std::io::Result<()>) -> Result<()> {
-        if let Err(error) = result {
-            let error = Error::io(operation, &self.path)(error);
-            let _ = self.failed.set(error.to_string());
-            return Err(error);
-        }
-        self.check(operation)
+        self.failed.conclude(operation, &self.path, result)
     }
 
     fn write_direct(direct: &File, at: u64, buffers: &[Bytes], durability: Durability) -> std::io::Result<()> {
@@ -218,37 +211,19 @@ impl DiskFile for PoolFile {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::OpenOptions;
-
     use super::*;
-
-    fn file_on(path: &Path, write: bool) -> PoolFile {
-        let file = OpenOptions::new().read(true).write(write).open(path).unwrap();
-        PoolFile::new(file, None, path, &Arc::new(ReadBuffers::default()))
-    }
 
     /// A full device takes no byte: the error is told, and nothing is tried after it.
     #[test]
     fn after_an_error_nothing_is_written_through_the_handle() {
-        let file = file_on(Path::new("/dev/full"), true);
+        let path = Path::new("/dev/full");
+        let full = File::options().read(true).write(true).open(path).unwrap();
+        let file = PoolFile::new(full, None, path, &Arc::default());
         let error = file.write(0, &[Bytes::from_static(b"x")], Durability::Data).unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::NoSpace, "{error}");
         for later in [file.write(0, &[Bytes::from_static(b"y")], Durability::None), file.sync(), file.zero_from(0)] {
             let later = later.unwrap_err().to_string();
             assert!(later.contains("given up since") && later.contains("No space left"), "{later}");
         }
-    }
-
-    /// A write that was under way while another failed must not report success after it.
-    #[test]
-    fn an_error_reaches_what_was_under_way() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a");
-        std::fs::write(&path, b"0123").unwrap();
-        let file = file_on(&path, false);
-        file.check("writing").unwrap();
-        file.write(0, &[Bytes::from_static(b"x")], Durability::Data).unwrap_err();
-        assert!(file.conclude("writing", Ok(())).is_err());
-        assert_eq!(file.read(0, 4).unwrap(), b"0123"[..], "reads go on");
     }
 }
