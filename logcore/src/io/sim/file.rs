@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
+use rustix::io::Errno;
 
 use super::image::Image;
 use super::{SimDisk, State};
@@ -13,6 +14,9 @@ use crate::io::blocks::{BLOCK_BYTES, Progress, whole_blocks};
 use crate::io::first_error::FirstError;
 use crate::io::{DiskFile, Durability};
 use crate::types::index;
+
+/// No file is longer, as on ext4.
+const FILE_BYTES_MAX: u64 = 16 << 40;
 
 /// See the module docs. It stays on its file when that is renamed or removed, as a descriptor does.
 pub(super) struct SimFile {
@@ -42,6 +46,9 @@ impl SimFile {
     fn put(state: &mut State, image: &mut Image, at: u64, buffers: &[Bytes], durability: Durability) -> IoResult<()> {
         let len: usize = buffers.iter().map(Bytes::len).sum();
         let until = index(at) + len;
+        if until as u64 > FILE_BYTES_MAX {
+            return Err(Errno::FBIG.into());
+        }
         // The half of a write that failed is there, and nobody knows which.
         let failed = state.faults.begin().and_then(|()| state.faults.begin_write());
         let grown = if until > image.live.len() { state.faults.take_space() } else { Ok(()) };
