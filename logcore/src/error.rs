@@ -57,6 +57,9 @@ pub enum Error {
     )]
     NoIdentity { path: PathBuf, detail: String },
 
+    #[error("the disk backend {backend} can't be used in {}: {reason}; use `--disk-io auto` or another backend", folder.display())]
+    NoDiskBackend { backend: &'static str, folder: PathBuf, reason: String },
+
     #[error("{partition} does not exist")]
     UnknownPartition { partition: PartitionRef },
 
@@ -143,6 +146,7 @@ impl Error {
             | Self::Locked { .. }
             | Self::UnknownFormat { .. }
             | Self::NoIdentity { .. }
+            | Self::NoDiskBackend { .. }
             | Self::Poisoned { .. }
             | Self::Closed { .. }
             | Self::Retired { .. }

@@ -109,7 +109,7 @@ impl Log {
     pub fn open(dir: &Path, options: LogOptions) -> Result<Self> {
         fs::create_dir(dir)?;
         let lock = FolderLock::take(dir)?;
-        let io = Arc::new(PoolDisk::start(options.disk_threads, 256)?);
+        let io = Arc::new(PoolDisk::start(dir, options.disk_threads, 256)?);
         Self::open_on(io, dir, options, Some(lock))
     }
 
