@@ -67,7 +67,11 @@ impl Proposal {
     /// # Errors
     /// [`Error::BatchTooLarge`].
     pub fn from_records(records: BatchBuilder, compression: Compression) -> Result<Self> {
-        Self::new(records.finish(compression))
+        let (batch, summary) = records.finish_with_summary(compression);
+        if batch.len() > BATCH_BYTES_MAX {
+            return Err(Error::BatchTooLarge { bytes: batch.len(), max: BATCH_BYTES_MAX });
+        }
+        Ok(Self { batch, summary, conditions: None, ack: AckClass::Memory, keys: Vec::new() })
     }
 
     /// Lets the batch in only if the keys it touches did not change since the state it was computed from.

@@ -23,7 +23,7 @@ use super::pipeline::{Pipeline, Submission};
 use super::{AckClass, Appended, CleanState, Health, PartitionOptions, Shared};
 use crate::error::{Error, Result};
 use crate::frame::FrameKind;
-use crate::frame::batch::set_place;
+use crate::frame::batch::{body_crc, set_place};
 use crate::io::{Durability, Fill, Write};
 use crate::segment::active::{Active, NewEntry};
 use crate::segment::{Producers, Segment, SegmentEnd, SegmentMeta, Sent, Verdict};
@@ -236,7 +236,7 @@ impl Owned {
         }
         let ack = self.options.ack.max(offer.proposal.ack);
         let count = offer.proposal.summary.count;
-        let sent = Sent::in_batch(&offer.proposal.batch, count);
+        let sent = offer.proposal.summary.producer.map(|producer| Sent::new(producer, count));
         if let Some(sent) = &sent {
             match self.producers.judge(sent) {
                 Verdict::New => {}
@@ -298,7 +298,7 @@ impl Owned {
             offset_span: count,
             max_timestamp: offer.proposal.summary.max_timestamp,
             body: &offer.proposal.batch,
-            body_crc: crc32c::crc32c(&offer.proposal.batch),
+            body_crc: body_crc(&offer.proposal.batch, offer.proposal.summary.batch_crc),
         };
         if active.append(&entry).is_err() {
             return Err((offer, Blocked::Memory));

@@ -12,6 +12,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use crate::frame::batch::ProducerSequence;
 use crate::types::{Offset, len_u32};
 
 /// Batches of a producer that can be recognised when they come again, as in Kafka.
@@ -31,12 +32,10 @@ pub(crate) struct Sent {
 }
 
 impl Sent {
-    /// Who sent a batch whose frame passed its checks; `None` when it is not from an idempotent producer.
-    pub fn in_batch(batch: &[u8], span: u32) -> Option<Self> {
-        let mut raw = batch.get(43..57)?;
-        let raw = &mut raw;
-        let (id, epoch) = (i64::from_be_bytes(take(raw)?), i16::from_be_bytes(take(raw)?));
-        (id >= 0).then_some(Self { id, epoch, sequence: i32::from_be_bytes(take(raw)?), count: span })
+    /// A batch of `count` records.
+    pub fn new(producer: ProducerSequence, count: u32) -> Self {
+        let ProducerSequence { id, epoch, sequence } = producer;
+        Self { id, epoch, sequence, count }
     }
 }
 

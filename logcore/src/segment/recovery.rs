@@ -11,6 +11,7 @@ use super::footer::Footer;
 use super::index::SegmentEnd;
 use super::producers::{Producers, Sent};
 use crate::error::Result;
+use crate::frame::batch::producer_of;
 use crate::frame::header::MAGIC;
 use crate::frame::{Frame, FrameHeader, FrameKind, HEADER_BYTES};
 use crate::io::DiskFile;
@@ -252,9 +253,9 @@ fn follow(scan: &mut Scan, frame: &Frame, crc: u32, chained: bool, resumed: bool
         meta.index.note(header.base_offset, end.position, end.max_timestamp, resumed);
         meta.tally.note(header, &header.encode().0, u64::from(header.offset_span));
         if header.kind == FrameKind::Batch
-            && let Some(sent) = Sent::in_batch(&frame.body, header.offset_span)
+            && let Some(producer) = producer_of(&frame.body)
         {
-            scan.producers.note(&sent, header.base_offset);
+            scan.producers.note(&Sent::new(producer, header.offset_span), header.base_offset);
         }
         end.offset = header.end_offset();
         end.raft_index = header.raft_index;

@@ -90,6 +90,12 @@ impl Summary {
     }
 }
 
+/// Who sent a stored batch, whose frame passed its checks; `None` also when the header is not one.
+#[must_use]
+pub fn producer_of(batch: &[u8]) -> Option<ProducerSequence> {
+    Header::read(batch).ok()?.producer
+}
+
 /// Writes what the owner decides into a batch: these fields lie outside its CRC.
 ///
 /// # Panics
