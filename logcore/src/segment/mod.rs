@@ -4,6 +4,8 @@
 //! `partition` owns the list of them.
 
 pub(crate) mod active;
+#[cfg_attr(not(test), allow(dead_code, reason = "what rewrites a partition's segments calls it"))]
+pub(crate) mod compact;
 pub(crate) mod index;
 pub(crate) mod recovery;
 
