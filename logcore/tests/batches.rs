@@ -82,3 +82,34 @@ fn transactions_are_refused_by_name() {
         assert!(matches!(&refused, Error::InvalidBatch { detail } if detail.contains(words)), "{name}: {refused}");
     }
 }
+
+#[test]
+fn damaged_batches_of_kafka_clients_never_panic() {
+    let names = ["gzip", "snappy", "lz4", "zstd"].map(|codec| ["java", "python"].map(|client| format!("{client}-{codec}")));
+    for name in names.into_iter().flatten().chain(["python-snappy-raw".to_owned()]) {
+        let raw = fixture(&name);
+        // Every byte of the packed records' own headers, some of the rest; and the same places as ends.
+        for at in (61..raw.len()).filter(|at| *at < 160 || at % 41 == 0) {
+            for bit in [0, 3, 7] {
+                let mut flipped = raw.clone();
+                flipped[at] ^= 1 << bit;
+                assert!(Summary::check(&flipped).is_err(), "{name}: bit {bit} of byte {at}");
+                read_anyhow(flipped);
+            }
+            let mut cut = raw[..at].to_vec();
+            cut[8..12].copy_from_slice(&u32::try_from(at - 12).unwrap().to_be_bytes());
+            assert!(Summary::check(&cut).is_err(), "{name}: cut at {at}");
+            read_anyhow(cut);
+        }
+    }
+}
+
+/// Opens what a check would refuse, as if the frame around it were whole.
+fn read_anyhow(raw: Vec<u8>) {
+    if let Ok(batch) = Batch::open(&raw.into()) {
+        let lengths =
+            batch.records().map(|record| record.map(|record| record.headers().len() + record.value.map_or(0, <[u8]>::len)));
+        let sum: usize = lengths.filter_map(logcore::Result::ok).sum();
+        assert!(sum <= 64 << 20, "{sum}");
+    }
+}

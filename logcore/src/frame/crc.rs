@@ -1,7 +1,7 @@
 //! Two checksums put together: the CRC-32C of `a` followed by `b`, from those of `a` and of `b`.
 //!
-//! [`super::batch::body_crc`] needs it for each batch that is framed: the frame's CRC covers what the batch's own CRC covers and a
-//! few bytes before. `crc32c::crc32c_combine` answers the same, but squares a matrix for each bit of the length, 10 to 60 µs, in
+//! [`super::batch::body_crc`] needs it for each batch that is framed: the frame's CRC covers what the batch's own CRC covers and
+//! a few bytes before. `crc32c::crc32c_combine` answers the same, but squares a matrix for each bit of the length, 10 to 60 µs, in
 //! which a megabyte is read; with the powers from a table it is one multiplication for each four bits, 0.1 to 0.2 µs.
 //!
 //! The method is zlib's since 1.2.12: appending n zero bytes to a message multiplies its CRC by x^8n modulo the polynomial.

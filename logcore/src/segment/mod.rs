@@ -9,6 +9,7 @@
 //! - What is kept of sealed segments in RAM is bounded by [`Recent`].
 
 pub(crate) mod active;
+pub(crate) mod compact;
 pub(crate) mod footer;
 pub(crate) mod index;
 mod producers;

@@ -1,15 +1,15 @@
 //! The Kafka v2 record batch: the body of a batch frame.
 //!
 //! Built by whoever appends ([`builder`]: HTTP, SQL) or sent by a Kafka producer, kept byte for byte, opened by readers and
-//! materializers ([`reader`]), made smaller by compaction ([`rewrite()`]). [`header`] says what the owner must know of a batch without
-//! looking into it; base offset and leader epoch are patched in place by the owner: they lie outside the batch's own CRC.
+//! materializers ([`reader`]), made smaller by compaction ([`rewrite()`]). [`header`] says what the owner must know of a batch
+//! without looking into it; base offset and leader epoch are patched in place by the owner: they lie outside the batch's own CRC.
 //!
 //! # Format
 //! `docs/format.md`, "Batch"; big-endian, as Kafka has it. Compression: none, gzip, snappy, lz4, zstd ([`compression`]).
 //!
 //! # Invariants
-//! - What a producer sends is dense: its records have the offset deltas 0, 1, 2... Only compaction takes records out, and never the
-//!   last one left; offsets of the others stay.
+//! - What a producer sends is dense: its records have the offset deltas 0, 1, 2... Only compaction takes records out, and never
+//!   the last one left; offsets of the others stay.
 //! - No bytes make the decoder panic or take more memory than [`RECORDS_BYTES_MAX`] and the decompressor's own window.
 //!
 //! # Not done

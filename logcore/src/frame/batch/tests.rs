@@ -153,7 +153,8 @@ proptest! {
         set_place(&mut raw, Offset::new(1_000), Term::new(9));
         let whole = Bytes::from(raw);
         let stays = |record: &Record<'_>| picked >> (record.offset.value() % 64) & 1 == 1;
-        let expected: Vec<Owned> = read(&whole).unwrap().into_iter().filter(|record| picked >> (record.offset % 64) & 1 == 1).collect();
+        let mut expected = read(&whole).unwrap();
+        expected.retain(|record| picked >> (record.offset % 64) & 1 == 1);
         match rewrite(&whole, stays).unwrap() {
             Rewritten::Unchanged => prop_assert_eq!(expected.len(), records.len()),
             Rewritten::Empty => prop_assert!(expected.is_empty()),
@@ -161,7 +162,8 @@ proptest! {
                 let smaller = Bytes::from(raw);
                 prop_assert_eq!(read(&smaller).unwrap(), expected);
                 let (before, after) = (Header::read(&whole).unwrap(), Header::read(&smaller).unwrap());
-                prop_assert_eq!((after.base_offset, after.epoch, after.span()), (before.base_offset, before.epoch, before.span()));
+                prop_assert_eq!((after.base_offset, after.span()), (before.base_offset, before.span()));
+                prop_assert_eq!(after.epoch, before.epoch);
                 prop_assert_eq!((after.base_timestamp, after.max_timestamp), (before.base_timestamp, before.max_timestamp));
                 prop_assert_eq!((after.producer, after.compression), (before.producer, before.compression));
                 prop_assert_eq!(crc32c::crc32c(&smaller[21..]), after.crc);
