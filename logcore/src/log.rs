@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 
 use crate::error::{Error, Result};
 use crate::io::DiskIo;
-use crate::io::pool::PoolDisk;
+use crate::io::probe::{self, Backend};
 use crate::partition::open::Opening;
 use crate::partition::owner::{self, Owner};
 use crate::partition::{CleanState, Mailbox, PERMIT_BYTES, Partition, PartitionOptions};
@@ -47,6 +47,8 @@ pub struct LogOptions {
     pub queue_bytes_max: usize,
     /// Threads that own partitions.
     pub owners: usize,
+    /// How the disk is reached.
+    pub disk: Backend,
     /// Threads that write and sync.
     pub disk_threads: usize,
     /// Free disk space below which no new segment is begun.
@@ -61,6 +63,7 @@ impl Default for LogOptions {
             memory_bytes_max: 256 << 20,
             queue_bytes_max: 64 << 20,
             owners: 1,
+            disk: Backend::Auto,
             disk_threads: 4,
             reserve_bytes: 256 << 20,
             partition: PartitionOptions::default(),
@@ -89,6 +92,7 @@ struct CleanStop {
 pub struct Log {
     dir: PathBuf,
     io: Arc<dyn DiskIo>,
+    disk_detail: String,
     arena: Arc<Arena>,
     recent: Arc<Recent>,
     options: LogOptions,
@@ -105,12 +109,14 @@ impl Log {
     /// Opens or creates the data folder `dir`.
     ///
     /// # Errors
-    /// [`Error::Locked`], [`Error::NoIdentity`], [`Error::UnknownFormat`], disk errors.
+    /// [`Error::Locked`], [`Error::NoIdentity`], [`Error::UnknownFormat`], [`Error::NoDiskBackend`], disk errors.
     pub fn open(dir: &Path, options: LogOptions) -> Result<Self> {
         fs::create_dir(dir)?;
         let lock = FolderLock::take(dir)?;
-        let io = Arc::new(PoolDisk::start(dir, options.disk_threads, 256)?);
-        Self::open_on(io, dir, options, Some(lock))
+        let chosen = probe::start(options.disk, dir, options.disk_threads)?;
+        let mut log = Self::open_on(chosen.io, dir, options, Some(lock))?;
+        log.disk_detail = chosen.detail;
+        Ok(log)
     }
 
     /// As [`Self::open`], on a disk of the caller's and without a lock: for simulations.
@@ -134,6 +140,7 @@ impl Log {
         }
         Ok(Self {
             dir: dir.to_owned(),
+            disk_detail: format!("{}: given by the program", io.backend()),
             io,
             arena,
             recent: Arc::default(),
@@ -164,6 +171,12 @@ impl Log {
     #[must_use]
     pub fn disk_backend(&self) -> &'static str {
         self.io.backend()
+    }
+
+    /// Why that one, and how it reaches the disk, in a sentence.
+    #[must_use]
+    pub fn disk_detail(&self) -> &str {
+        &self.disk_detail
     }
 
     /// Bytes of the RAM tier in use, and its budget.

@@ -29,3 +29,12 @@ disk_io_suite!(record_over_pool, {
     let (disk, folder) = pool();
     (RecordDisk::new(Arc::new(disk)), folder)
 });
+
+disk_io_suite!(uring, if_possible: {
+    let folder = tempfile::tempdir().unwrap();
+    logcore::io::uring::start(folder.path(), 2, 4).map(|disk| (disk, folder))
+});
+disk_io_suite!(tokio_uring, if_possible: {
+    let folder = tempfile::tempdir().unwrap();
+    logcore::io::tokio_uring::start(folder.path(), 2, 4).map(|disk| (disk, folder))
+});

@@ -1,7 +1,8 @@
 //! The disk as the log sees it: owned buffers in, an explicit durability per write, one completion per write.
 //!
 //! Called by [`crate::partition::owner`] (writes), [`crate::segment`] (creation, reads, trims) and nobody else. It knows nothing
-//! of frames. Backends: [`pool`] (dedicated threads, everywhere); for tests [`sim`] (a disk in memory that crashes and fails) and
+//! of frames. Backends, among which [`probe`] chooses: [`pool`] (dedicated threads, everywhere), [`uring`] and [`tokio_uring`]
+//! (Linux's io_uring, where it is allowed); for tests [`sim`] (a disk in memory that crashes and fails) and
 //! [`record`] (keeps the list of what was asked of another, to put a power failure anywhere in it).
 //!
 //! # The contract every backend keeps (`disk_io_suite!` tests it)
@@ -18,11 +19,15 @@
 
 mod blocks;
 mod buffers;
+pub mod direct;
 mod first_error;
 pub mod pool;
+pub mod probe;
 pub mod record;
 pub mod sim;
 pub mod suite;
+pub mod tokio_uring;
+pub mod uring;
 
 use std::any::Any;
 use std::path::Path;

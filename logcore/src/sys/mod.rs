@@ -8,4 +8,6 @@ pub mod append_buffer;
 pub mod clock;
 pub mod fs;
 pub mod limits;
+pub mod ring;
 pub mod thread;
+pub mod uring_buffer;
