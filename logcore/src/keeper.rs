@@ -96,6 +96,14 @@ impl Keeper {
                 if let Err(error) = partition.retain(clock::now()) {
                     tracing::warn!(partition = %partition.id, %error, "retention could not drop what it should; it tries again");
                 }
+                match partition.compact(clock::now(), || !self.bell.is_stopping()) {
+                    Ok(None) => {}
+                    Ok(Some(went)) => tracing::info!(
+                        partition = %partition.id, superseded = went.superseded, tombstones = went.tombstones,
+                        bytes_before = went.bytes_before, bytes_after = went.bytes_after, "compacted"
+                    ),
+                    Err(error) => tracing::warn!(partition = %partition.id, %error, "compaction stopped; it tries again"),
+                }
             }
             self.verify(&partitions);
         }
@@ -141,7 +149,7 @@ impl Keeper {
 
     /// Reads a sealed segment from its start; what is wrong with it.
     fn verify_segment(&self, segment: &Segment) -> Result<Option<String>> {
-        let file = Paced { file: segment.file()?, bell: &self.bell, bytes_per_second: self.verify_bytes_per_second };
+        let file = Paced { file: segment.file()?, bell: Arc::clone(&self.bell), bytes_per_second: self.verify_bytes_per_second };
         let found = scan(&file, segment.base_offset, None, None)?;
         if let Some(damage) = found.corrupt.first().or(found.torn.as_ref()) {
             return Ok(Some(format!("from offset {} on, at byte {}: {}", damage.offset, damage.position, damage.reason)));
@@ -156,13 +164,13 @@ impl Keeper {
 }
 
 /// A file that is read at a bounded rate, until the keeper stops.
-struct Paced<'a> {
+struct Paced {
     file: Arc<dyn DiskFile>,
-    bell: &'a Bell,
+    bell: Arc<Bell>,
     bytes_per_second: u64,
 }
 
-impl DiskFile for Paced<'_> {
+impl DiskFile for Paced {
     fn path(&self) -> &Path {
         self.file.path()
     }

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, RwLock, Weak};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::bounded;
@@ -18,9 +18,10 @@ use tokio::sync::Semaphore;
 use crate::error::{Error, Result};
 use crate::io::DiskIo;
 use crate::io::probe::{self, Backend};
+use crate::keeper::{Bell, Keeper};
 use crate::partition::open::Opening;
 use crate::partition::owner::{self, Owner};
-use crate::partition::{CleanState, Mailbox, PERMIT_BYTES, Partition, PartitionOptions};
+use crate::partition::{CleanState, Mailbox, PERMIT_BYTES, Partition, PartitionOptions, Shared};
 use crate::ram::arena::Arena;
 use crate::segment::recent::Recent;
 use crate::sys::fs::FolderLock;
@@ -51,6 +52,8 @@ pub struct LogOptions {
     pub disk: Backend,
     /// Threads that write and sync.
     pub disk_threads: usize,
+    /// Read from sealed segments to find damage before a reader does; 0 for not at all.
+    pub verify_bytes_per_second: u64,
     /// Free disk space below which no new segment is begun.
     pub reserve_bytes: u64,
     /// How partitions are kept.
@@ -65,6 +68,7 @@ impl Default for LogOptions {
             owners: 1,
             disk: Backend::Auto,
             disk_threads: 4,
+            verify_bytes_per_second: 8 << 20,
             reserve_bytes: 256 << 20,
             partition: PartitionOptions::default(),
         }
@@ -102,6 +106,8 @@ pub struct Log {
     partitions: RwLock<HashMap<PartitionRef, Arc<Partition>>>,
     clean: Mutex<HashMap<PartitionRef, CleanState>>,
     next_slot: AtomicU64,
+    bell: Arc<Bell>,
+    kept: Arc<Mutex<HashMap<PartitionRef, Weak<Shared>>>>,
     _lock: Option<FolderLock>,
 }
 
@@ -138,6 +144,9 @@ impl Log {
             threads.push(thread::spawn(&format!("owner-{n}"), body).map_err(Error::io("starting thread", "owner"))?);
             owners.push(Mailbox { queue, permits: Arc::new(Semaphore::new(permits)) });
         }
+        let (bell, kept) = (Arc::<Bell>::default(), Arc::<Mutex<_>>::default());
+        let keeper = Keeper::new(Arc::clone(&bell), Arc::clone(&kept), options.verify_bytes_per_second);
+        threads.push(thread::spawn("log-keeper", move || keeper.run()).map_err(Error::io("starting thread", "log-keeper"))?);
         Ok(Self {
             dir: dir.to_owned(),
             disk_detail: format!("{}: given by the program", io.backend()),
@@ -151,6 +160,8 @@ impl Log {
             partitions: RwLock::default(),
             clean: Mutex::new(clean.into_iter().map(|state| (state.partition, state)).collect()),
             next_slot: AtomicU64::new(0),
+            bell,
+            kept,
             _lock: lock,
         })
     }
@@ -217,6 +228,7 @@ impl Log {
             io: Arc::clone(&self.io),
             arena: Arc::clone(&self.arena),
             recent: Arc::clone(&self.recent),
+            bell: Arc::clone(&self.bell),
             options,
             reserve_bytes: self.options.reserve_bytes,
             clean: self.clean.lock().expect("no code panics inside").remove(&id),
@@ -224,6 +236,7 @@ impl Log {
             slot,
         };
         let partition = Arc::new(opening.open()?);
+        self.kept.lock().expect("no code panics inside").insert(id, partition.shared());
         partitions.insert(id, Arc::clone(&partition));
         Ok(partition)
     }
@@ -265,6 +278,7 @@ impl Log {
     /// # Errors
     /// When the record of the clean stop can't be written; the next start then scans.
     pub fn close(&self) -> Result<()> {
+        self.bell.stop();
         let open: Vec<Arc<Partition>> =
             self.partitions.write().expect("no code panics inside").drain().map(|(_, partition)| partition).collect();
         let partitions: Vec<CleanState> = open.iter().filter_map(|partition| partition.close()).collect();
@@ -277,6 +291,7 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
+        self.bell.stop();
         self.partitions.write().expect("no code panics inside").clear();
         self.owners.clear();
         // An owner ends when the last handle on one of its partitions is dropped, which may be after this.

@@ -8,12 +8,14 @@
 
 pub mod admission;
 pub(crate) mod commit;
+mod compaction;
 pub(crate) mod open;
 mod options;
 pub(crate) mod owned;
 pub(crate) mod owner;
 mod pipeline;
 mod reader;
+mod retention;
 pub mod watermark;
 
 use std::path::PathBuf;
@@ -28,6 +30,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use crate::error::{Error, Result};
 use crate::frame::batch::{BatchBuilder, Compression, Summary};
 use crate::io::DiskIo;
+use crate::keeper::Bell;
 use crate::partition::watermark::Watermark;
 use crate::ram::arena::{Arena, Evict, Evictable};
 use crate::ram::tail::Tail;
@@ -217,6 +220,7 @@ pub(crate) struct Shared {
     listeners: Mutex<Vec<Weak<dyn CommitListener>>>,
     holders: Mutex<Vec<(Hold, Weak<dyn Holder>)>>,
     listed: AtomicBool,
+    bell: Arc<Bell>,
     this: Weak<Shared>,
 }
 
@@ -287,6 +291,17 @@ impl Shared {
 
     pub fn add_segment(&self, segment: Arc<Segment>) {
         self.segments.write().expect("no code panics inside").push(segment);
+        if self.options().retention.ring {
+            self.bell.ring();
+        }
+    }
+
+    /// Puts a segment where the one with the same base offset is, unless that was dropped meanwhile.
+    pub fn replace_segment(&self, segment: Arc<Segment>) {
+        let mut segments = self.segments.write().expect("no code panics inside");
+        if let Some(old) = segments.iter_mut().find(|old| old.base_offset == segment.base_offset) {
+            *old = segment;
+        }
     }
 
     /// Takes the segment at `base_offset` out of the list.
@@ -519,6 +534,11 @@ impl Partition {
             damage: segments.iter().filter_map(|segment| segment.damage().map(str::to_owned)).collect(),
             read_only: self.shared.write_error().map(|error| error.to_string()),
         }
+    }
+
+    /// What the keeper looks after.
+    pub(crate) fn shared(&self) -> Weak<Shared> {
+        Arc::downgrade(&self.shared)
     }
 
     /// Writes out what is queued and lets go of the partition; `None` when the next start must verify it.

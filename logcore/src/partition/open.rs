@@ -22,6 +22,7 @@ use super::{CleanState, Health, Mailbox, Partition, PartitionOptions, Reads, Sha
 use crate::error::{Error, Result};
 use crate::frame::HEADER_BYTES;
 use crate::io::{DiskIo, Durability};
+use crate::keeper::Bell;
 use crate::partition::watermark::Watermark;
 use crate::ram::arena::Arena;
 use crate::ram::tail::Tail;
@@ -38,6 +39,7 @@ pub(crate) struct Opening<'a> {
     pub io: Arc<dyn DiskIo>,
     pub arena: Arc<Arena>,
     pub recent: Arc<Recent>,
+    pub bell: Arc<Bell>,
     pub options: PartitionOptions,
     pub reserve_bytes: u64,
     pub clean: Option<CleanState>,
@@ -77,6 +79,7 @@ impl Opening<'_> {
             listeners: Mutex::default(),
             holders: Mutex::default(),
             listed: AtomicBool::new(false),
+            bell: self.bell,
             this: this.clone(),
         });
         let owned = Box::new(Owned::new(Arc::clone(&shared), found.opened, Box::new(Standalone)));

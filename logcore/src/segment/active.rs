@@ -25,7 +25,7 @@ use crate::frame::{FrameHeader, FrameKind};
 use crate::ram::arena::{Arena, CHUNK_BYTES, Evict};
 use crate::ram::tail::{Tail, TailChunk};
 use crate::sys::append_buffer::Appender;
-use crate::types::{PartitionRef, RaftIndex, Term, TimestampMillis, len_u32};
+use crate::types::{Offset, PartitionRef, RaftIndex, Term, TimestampMillis, len_u32};
 
 /// The disk's block: what one write is filled up to.
 const BLOCK_BYTES: u64 = 4096;
@@ -269,16 +269,11 @@ impl Active {
         self.end.ceiling = self.end.offset.advance(self.ceiling_ahead).max(self.end.ceiling);
         let end = self.end;
         let meta = self.segment.with_meta(|meta| SegmentMeta { end, sealed: true, ..meta.clone() })?;
-        let body = meta.to_footer(self.segment.base_offset, producers.clone()).encode();
-        let seal_at = self.end.position;
-        let until = (seal_at + (HEADER_BYTES + body.len()) as u64).next_multiple_of(BLOCK_BYTES);
-        let bytes = usize::try_from(until - seal_at).expect("a footer is smaller than a segment");
-        let (raw, _) = local_header(FrameKind::Seal, bytes, &body, &self.end, self.term).encode();
-        self.lay(&raw, &body, bytes);
+        let (seal, trailer) = seal_frame(&meta, self.segment.base_offset, producers.clone(), self.term);
+        self.lay(&seal, &[], seal.len());
         self.segment.set_meta(meta);
-        let trailer = Trailer { base_offset: self.segment.base_offset, seal_at, seal_bytes: len_u32(bytes) };
         let mut block = Appender::new(crate::types::index(TRAILER_BYTES));
-        let range = block.append(&[&trailer.encode()]);
+        let range = block.append(&[&trailer]);
         let block = Bytes::from_owner(Block(block)).slice(range);
         Ok(Gathered { at: self.capacity - TRAILER_BYTES, buffers: vec![block], end: self.end })
     }
@@ -343,6 +338,20 @@ fn local_header(kind: FrameKind, bytes: usize, body: &[u8], end: &SegmentEnd, te
         body_bytes: len_u32(body.len()),
         max_timestamp: TimestampMillis::new(0),
     }
+}
+
+/// The seal frame of a segment whose entries end at `meta.end`, which fills its last block, and the trailer block.
+pub(crate) fn seal_frame(meta: &SegmentMeta, base_offset: Offset, producers: Producers, term: Term) -> (Vec<u8>, Vec<u8>) {
+    let body = meta.to_footer(base_offset, producers).encode();
+    let seal_at = meta.end.position;
+    let until = (seal_at + (HEADER_BYTES + body.len()) as u64).next_multiple_of(BLOCK_BYTES);
+    let bytes = crate::types::index(until - seal_at);
+    let (raw, _) = local_header(FrameKind::Seal, bytes, &body, &meta.end, term).encode();
+    let mut frame = Vec::with_capacity(bytes);
+    frame.extend_from_slice(&raw);
+    frame.extend_from_slice(&body);
+    frame.resize(bytes, 0);
+    (frame, Trailer { base_offset, seal_at, seal_bytes: len_u32(bytes) }.encode())
 }
 
 /// The flush frame that fills the block in which a log ends after a torn write was trimmed; `None` when it ends with a block.

@@ -28,6 +28,7 @@ use crate::frame::{Frame, FrameKind};
 use crate::io::{DiskFile, DiskIo};
 use crate::types::{Offset, PartitionRef};
 
+pub(crate) use active::seal_frame;
 pub(crate) use footer::{Footer, Tally, Trailer};
 pub(crate) use index::{SegmentEnd, SparseIndex};
 pub(crate) use producers::{Producers, Sent, Verdict};

@@ -27,6 +27,7 @@ pub(crate) struct Walk {
     /// Where the content ends.
     end: u64,
     window: Bytes,
+    next: Option<Offset>,
     read_ahead: bool,
     ahead: Option<(u64, Receiver<Result<Bytes>>)>,
 }
@@ -44,7 +45,12 @@ impl Walk {
         let (at, end) = segment.span_of(from)?;
         let read_ahead = read_ahead && segment.next_base().is_some();
         let (segment, file) = (Arc::clone(segment), segment.file()?);
-        Ok(Self { segment, file, at, end, window: Bytes::new(), read_ahead, ahead: None })
+        Ok(Self { segment, file, at, end, window: Bytes::new(), next: None, read_ahead, ahead: None })
+    }
+
+    /// Behind the last entry that was given out.
+    pub fn next_offset(&self) -> Option<Offset> {
+        self.next
     }
 
     /// The segment it walks over.
@@ -85,6 +91,7 @@ impl Walk {
                         self.pass(bytes);
                         if wanted {
                             expected = frame.end_offset();
+                            self.next = Some(expected);
                             taken += bytes;
                             read.frames.push(frame);
                         }
