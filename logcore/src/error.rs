@@ -57,6 +57,9 @@ pub enum Error {
     )]
     NoIdentity { path: PathBuf, detail: String },
 
+    #[error("the disk backend {backend} can't be used in {}: {reason}; use `--disk-io auto` or another backend", folder.display())]
+    NoDiskBackend { backend: &'static str, folder: PathBuf, reason: String },
+
     #[error("{partition} does not exist")]
     UnknownPartition { partition: PartitionRef },
 
@@ -95,6 +98,20 @@ pub enum Error {
     )]
     SnapshotTooOld { snapshot: Offset, window_start: Offset },
 
+    #[error("{} of {partition} was replaced or dropped while it was read; read again", file.display())]
+    Retired { partition: PartitionRef, file: PathBuf },
+
+    #[error(
+        "producer {producer} sent sequence {found} to {partition}, {expected} comes next; send what is missing, or raise the epoch"
+    )]
+    OutOfOrderSequence { partition: PartitionRef, producer: i64, expected: i32, found: i32 },
+
+    #[error("producer {producer} has epoch {current} on {partition}, {found} is an older instance of it; stop this one")]
+    FencedProducer { partition: PartitionRef, producer: i64, current: i16, found: i16 },
+
+    #[error("no new segment could be made: {reason}; try again")]
+    NoSegment { reason: String },
+
     #[error("{partition} is closed")]
     Closed { partition: PartitionRef },
 
@@ -119,15 +136,21 @@ impl Error {
             Self::BatchTooLarge { .. } => ErrorKind::TooLarge,
             Self::Throttled { .. } | Self::MemoryFull { .. } => ErrorKind::Throttled,
             Self::NoSpace { .. } => ErrorKind::NoSpace,
-            Self::Conflict { .. } | Self::SnapshotTooOld { .. } => ErrorKind::Conflict,
+            Self::Conflict { .. }
+            | Self::SnapshotTooOld { .. }
+            | Self::OutOfOrderSequence { .. }
+            | Self::FencedProducer { .. } => ErrorKind::Conflict,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => ErrorKind::NoSpace,
             Self::Io { .. }
             | Self::Damaged { .. }
             | Self::Locked { .. }
             | Self::UnknownFormat { .. }
             | Self::NoIdentity { .. }
+            | Self::NoDiskBackend { .. }
             | Self::Poisoned { .. }
             | Self::Closed { .. }
+            | Self::Retired { .. }
+            | Self::NoSegment { .. }
             | Self::Timeout { .. }
             | Self::ViewStopped { .. } => ErrorKind::Unavailable,
         }

@@ -12,15 +12,13 @@
 //! - The bytes of an entry are the same in RAM, on disk and in a fetch reply.
 //! - An index, a cache or a checkpoint is derived, and is never evidence about the log.
 //! - Memory is bounded: the mailbox by bytes, the RAM tier by the arena's budget, every read by its byte limit.
-//!
-//! # Not done
-//! `ack = 'memory'`, rings, sealing with footers, retention, compaction, cursors, producer sequences, the io_uring backends.
 
 #![deny(unsafe_code)]
 
 pub mod error;
 pub mod frame;
 pub mod io;
+pub(crate) mod keeper;
 pub mod log;
 pub mod materialize;
 pub mod partition;
@@ -30,6 +28,7 @@ pub mod sys;
 pub mod types;
 
 pub use error::{Error, ErrorKind, Result};
+pub use frame::batch::ProducerSequence;
 pub use frame::batch::{Batch, BatchBuilder, Compression, NewRecord, Record};
 pub use log::{Log, LogOptions};
 pub use partition::watermark::Watermark;

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, RwLock, Weak};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::bounded;
@@ -17,11 +17,13 @@ use tokio::sync::Semaphore;
 
 use crate::error::{Error, Result};
 use crate::io::DiskIo;
-use crate::io::pool::PoolDisk;
+use crate::io::probe::{self, Backend};
+use crate::keeper::{Bell, Keeper};
 use crate::partition::open::Opening;
-use crate::partition::owner;
-use crate::partition::{CleanState, Mailbox, PERMIT_BYTES, Partition, PartitionOptions};
+use crate::partition::owner::{self, Owner};
+use crate::partition::{CleanState, Mailbox, PERMIT_BYTES, Partition, PartitionOptions, Shared};
 use crate::ram::arena::Arena;
+use crate::segment::recent::Recent;
 use crate::sys::fs::FolderLock;
 use crate::sys::{fs, thread};
 use crate::types::{PartitionRef, StreamId};
@@ -29,7 +31,10 @@ use crate::types::{PartitionRef, StreamId};
 /// The version of everything in a data folder.
 pub const FORMAT_VERSION: u32 = 1;
 /// Partitions one log takes: a bound for the completion queues.
-const PARTITIONS_MAX: usize = 8_192;
+const PARTITIONS_MAX: usize = 16_384;
+
+/// Writes, a trailer and two files a partition may be under way at once.
+const COMPLETIONS_MAX: usize = 8 * PARTITIONS_MAX;
 
 /// The database's own streams are small and there in every folder.
 const INTERNAL_SEGMENT_BYTES: u64 = 16 << 20;
@@ -43,8 +48,12 @@ pub struct LogOptions {
     pub queue_bytes_max: usize,
     /// Threads that own partitions.
     pub owners: usize,
+    /// How the disk is reached.
+    pub disk: Backend,
     /// Threads that write and sync.
     pub disk_threads: usize,
+    /// Read from sealed segments to find damage before a reader does; 0 for not at all.
+    pub verify_bytes_per_second: u64,
     /// Free disk space below which no new segment is begun.
     pub reserve_bytes: u64,
     /// How partitions are kept.
@@ -57,7 +66,9 @@ impl Default for LogOptions {
             memory_bytes_max: 256 << 20,
             queue_bytes_max: 64 << 20,
             owners: 1,
+            disk: Backend::Auto,
             disk_threads: 4,
+            verify_bytes_per_second: 8 << 20,
             reserve_bytes: 256 << 20,
             partition: PartitionOptions::default(),
         }
@@ -85,7 +96,9 @@ struct CleanStop {
 pub struct Log {
     dir: PathBuf,
     io: Arc<dyn DiskIo>,
+    disk_detail: String,
     arena: Arc<Arena>,
+    recent: Arc<Recent>,
     options: LogOptions,
     identity: Identity,
     owners: Vec<Mailbox>,
@@ -93,6 +106,8 @@ pub struct Log {
     partitions: RwLock<HashMap<PartitionRef, Arc<Partition>>>,
     clean: Mutex<HashMap<PartitionRef, CleanState>>,
     next_slot: AtomicU64,
+    bell: Arc<Bell>,
+    kept: Arc<Mutex<HashMap<PartitionRef, Weak<Shared>>>>,
     _lock: Option<FolderLock>,
 }
 
@@ -100,12 +115,14 @@ impl Log {
     /// Opens or creates the data folder `dir`.
     ///
     /// # Errors
-    /// [`Error::Locked`], [`Error::NoIdentity`], [`Error::UnknownFormat`], disk errors.
+    /// [`Error::Locked`], [`Error::NoIdentity`], [`Error::UnknownFormat`], [`Error::NoDiskBackend`], disk errors.
     pub fn open(dir: &Path, options: LogOptions) -> Result<Self> {
         fs::create_dir(dir)?;
         let lock = FolderLock::take(dir)?;
-        let io = Arc::new(PoolDisk::start(options.disk_threads, 256)?);
-        Self::open_on(io, dir, options, Some(lock))
+        let chosen = probe::start(options.disk, dir, options.disk_threads)?;
+        let mut log = Self::open_on(chosen.io, dir, options, Some(lock))?;
+        log.disk_detail = chosen.detail;
+        Ok(log)
     }
 
     /// As [`Self::open`], on a disk of the caller's and without a lock: for simulations.
@@ -115,20 +132,27 @@ impl Log {
     pub fn open_on(io: Arc<dyn DiskIo>, dir: &Path, options: LogOptions, lock: Option<FolderLock>) -> Result<Self> {
         let identity = load_identity(io.as_ref(), dir)?;
         let clean = take_clean_stop(io.as_ref(), dir)?;
+        let arena = Arc::new(Arena::new(options.memory_bytes_max));
         let (mut owners, mut threads) = (Vec::new(), Vec::new());
         for n in 0..options.owners.max(1) {
             let permits = (options.queue_bytes_max / PERMIT_BYTES).max(owner::BATCH_BYTES_MAX / PERMIT_BYTES + 1);
             // A place for every permit, for attaching and for detaching: sending never blocks.
             let (queue, messages) = bounded(permits + 2 * PARTITIONS_MAX);
-            let (tell, finished) = bounded(2 * PARTITIONS_MAX);
-            let body = move || owner::run(&messages, &finished, &tell);
+            let (tell, finished) = bounded(COMPLETIONS_MAX);
+            let owner = Owner::new(Arc::clone(&arena), tell);
+            let body = move || owner.run(&messages, &finished);
             threads.push(thread::spawn(&format!("owner-{n}"), body).map_err(Error::io("starting thread", "owner"))?);
             owners.push(Mailbox { queue, permits: Arc::new(Semaphore::new(permits)) });
         }
+        let (bell, kept) = (Arc::<Bell>::default(), Arc::<Mutex<_>>::default());
+        let keeper = Keeper::new(Arc::clone(&bell), Arc::clone(&kept), options.verify_bytes_per_second);
+        threads.push(thread::spawn("log-keeper", move || keeper.run()).map_err(Error::io("starting thread", "log-keeper"))?);
         Ok(Self {
             dir: dir.to_owned(),
+            disk_detail: format!("{}: given by the program", io.backend()),
             io,
-            arena: Arc::new(Arena::new(options.memory_bytes_max)),
+            arena,
+            recent: Arc::default(),
             options,
             identity,
             owners,
@@ -136,6 +160,8 @@ impl Log {
             partitions: RwLock::default(),
             clean: Mutex::new(clean.into_iter().map(|state| (state.partition, state)).collect()),
             next_slot: AtomicU64::new(0),
+            bell,
+            kept,
             _lock: lock,
         })
     }
@@ -156,6 +182,12 @@ impl Log {
     #[must_use]
     pub fn disk_backend(&self) -> &'static str {
         self.io.backend()
+    }
+
+    /// Why that one, and how it reaches the disk, in a sentence.
+    #[must_use]
+    pub fn disk_detail(&self) -> &str {
+        &self.disk_detail
     }
 
     /// Bytes of the RAM tier in use, and its budget.
@@ -195,6 +227,8 @@ impl Log {
             dir: &self.partition_dir(id),
             io: Arc::clone(&self.io),
             arena: Arc::clone(&self.arena),
+            recent: Arc::clone(&self.recent),
+            bell: Arc::clone(&self.bell),
             options,
             reserve_bytes: self.options.reserve_bytes,
             clean: self.clean.lock().expect("no code panics inside").remove(&id),
@@ -202,6 +236,7 @@ impl Log {
             slot,
         };
         let partition = Arc::new(opening.open()?);
+        self.kept.lock().expect("no code panics inside").insert(id, partition.shared());
         partitions.insert(id, Arc::clone(&partition));
         Ok(partition)
     }
@@ -243,6 +278,7 @@ impl Log {
     /// # Errors
     /// When the record of the clean stop can't be written; the next start then scans.
     pub fn close(&self) -> Result<()> {
+        self.bell.stop();
         let open: Vec<Arc<Partition>> =
             self.partitions.write().expect("no code panics inside").drain().map(|(_, partition)| partition).collect();
         let partitions: Vec<CleanState> = open.iter().filter_map(|partition| partition.close()).collect();
@@ -255,6 +291,7 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
+        self.bell.stop();
         self.partitions.write().expect("no code panics inside").clear();
         self.owners.clear();
         // An owner ends when the last handle on one of its partitions is dropped, which may be after this.

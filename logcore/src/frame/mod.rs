@@ -4,6 +4,7 @@
 //! `docs/format.md`, "Frame" and "Batch". Both are encoded and decoded here and nowhere else.
 
 pub mod batch;
+pub mod crc;
 pub mod header;
 pub mod varint;
 

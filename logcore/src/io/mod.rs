@@ -1,19 +1,35 @@
 //! The disk as the log sees it: owned buffers in, an explicit durability per write, one completion per write.
 //!
 //! Called by [`crate::partition::owner`] (writes), [`crate::segment`] (creation, reads, trims) and nobody else. It knows nothing
-//! of frames. Backends: [`pool`] (dedicated threads, everywhere) and [`sim`] (a disk in memory that crashes and fails, for tests).
+//! of frames. Backends, among which [`probe`] chooses: [`pool`] (dedicated threads, everywhere), [`uring`] and [`tokio_uring`]
+//! (Linux's io_uring, where it is allowed); for tests [`sim`] (a disk in memory that crashes and fails) and
+//! [`record`] (keeps the list of what was asked of another, to put a power failure anywhere in it).
 //!
 //! # The contract every backend keeps (`disk_io_suite!` tests it)
 //! - [`DiskIo::submit`] writes all buffers one after the other from `at`; a short write continues before any sync.
 //! - `done` is called exactly once, also when the write fails, and never before the durability asked for is reached.
 //! - Buffers live until `done`, even when the caller is gone.
-//! - [`DiskIo::create`] answers when the file has its whole length, reads as zeros, and it and its folder entry are durable.
-//! - A failed write or sync is reported as failed and never retried here.
+//! - Up to [`DiskIo::writes_in_flight_max`] writes to one file may be under way at once, to places that don't overlap. They end in
+//!   any order; each is durable by itself.
+//! - [`DiskIo::create`] answers when the file has its whole length, reads as zeros, and it and its folder entry are durable. A
+//!   power failure before that may leave nothing, or a shorter file of zeros.
+//! - A failed write or sync is reported as failed and never retried here. After it, every later write and sync through the same
+//!   handle fails without being tried, and so does what was under way meanwhile; reads go on.
+//! - Dropping a disk waits for what is under way; its files can still be read and written by whoever holds them.
 
+mod blocks;
+mod buffers;
+pub mod direct;
+mod first_error;
 pub mod pool;
+pub mod probe;
+pub mod record;
 pub mod sim;
 pub mod suite;
+pub mod tokio_uring;
+pub mod uring;
 
+use std::any::Any;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -55,7 +71,7 @@ pub struct Write {
 pub type Done = Box<dyn FnOnce(Result<()>) + Send>;
 
 /// A file that was opened or created through a [`DiskIo`].
-pub trait DiskFile: Send + Sync {
+pub trait DiskFile: Any + Send + Sync {
     /// Where it is, for messages.
     fn path(&self) -> &Path;
 

@@ -8,13 +8,18 @@
 
 pub mod admission;
 pub(crate) mod commit;
+mod compaction;
 pub(crate) mod open;
 mod options;
+pub(crate) mod owned;
 pub(crate) mod owner;
+mod pipeline;
 mod reader;
+mod retention;
 pub mod watermark;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -25,16 +30,17 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use crate::error::{Error, Result};
 use crate::frame::batch::{BatchBuilder, Compression, Summary};
 use crate::io::DiskIo;
+use crate::keeper::Bell;
 use crate::partition::watermark::Watermark;
-use crate::ram::arena::{Arena, Evict};
+use crate::ram::arena::{Arena, Evict, Evictable};
 use crate::ram::tail::Tail;
-use crate::segment::active::Active;
-use crate::segment::{Segment, SegmentEnd};
-use crate::types::{Offset, PartitionRef, RaftIndex, Term};
+use crate::segment::active::Ram;
+use crate::segment::{Segment, SegmentsOf};
+use crate::types::{Offset, PartitionRef, RaftIndex};
 
 pub use admission::Conditions;
 pub use options::{AckClass, Compaction, PartitionOptions, Retention};
-use owner::{BATCH_BYTES_MAX, DurablePlace, Message};
+use owner::{BATCH_BYTES_MAX, DurablePlace, Message, Offer};
 
 /// A batch on its way into the log.
 #[derive(Debug)]
@@ -64,7 +70,11 @@ impl Proposal {
     /// # Errors
     /// [`Error::BatchTooLarge`].
     pub fn from_records(records: BatchBuilder, compression: Compression) -> Result<Self> {
-        Self::new(records.finish(compression))
+        let (batch, summary) = records.finish_with_summary(compression);
+        if batch.len() > BATCH_BYTES_MAX {
+            return Err(Error::BatchTooLarge { bytes: batch.len(), max: BATCH_BYTES_MAX });
+        }
+        Ok(Self { batch, summary, conditions: None, ack: AckClass::Memory, keys: Vec::new() })
     }
 
     /// Lets the batch in only if the keys it touches did not change since the state it was computed from.
@@ -98,6 +108,8 @@ pub struct Appended {
     pub count: u32,
     /// The class that was met.
     pub ack: AckClass,
+    /// It was in the log already: its producer sent it again.
+    pub duplicate: bool,
 }
 
 impl Appended {
@@ -153,6 +165,11 @@ pub struct CleanState {
     pub raft_index: RaftIndex,
 }
 
+impl CleanState {
+    /// Up to here it is quicker to read the segment than to keep its index over a stop.
+    pub(crate) const SCANNED_BYTES_MAX: u64 = 16 << 10;
+}
+
 /// Whether a partition takes writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
@@ -188,33 +205,43 @@ pub enum Hold {
 /// What the owner and the readers of a partition share.
 pub(crate) struct Shared {
     pub id: PartitionRef,
-    pub dir: PathBuf,
-    pub io: Arc<dyn DiskIo>,
+    pub of: Arc<SegmentsOf>,
     pub arena: Arc<Arena>,
     options: RwLock<PartitionOptions>,
     pub reserve_bytes: u64,
-    pub segments: RwLock<Vec<Arc<Segment>>>,
+    segments: RwLock<Vec<Arc<Segment>>>,
     pub tail: Arc<RwLock<Tail>>,
     pub appended: Watermark,
     pub flushed: Watermark,
     pub committed: Watermark,
+    pub reads: Reads,
     health: RwLock<Health>,
     durable_place: Mutex<DurablePlace>,
     listeners: Mutex<Vec<Weak<dyn CommitListener>>>,
     holders: Mutex<Vec<(Hold, Weak<dyn Holder>)>>,
+    listed: AtomicBool,
+    bell: Arc<Bell>,
+    this: Weak<Shared>,
+}
+
+/// Where reads found what they wanted.
+#[derive(Debug, Default)]
+pub(crate) struct Reads {
+    pub ram: AtomicU64,
+    pub file: AtomicU64,
 }
 
 impl Shared {
+    pub fn io(&self) -> &Arc<dyn DiskIo> {
+        &self.of.io
+    }
+
     pub fn options(&self) -> PartitionOptions {
         self.options.read().expect("no code panics inside").clone()
     }
 
     pub fn set_options(&self, options: PartitionOptions) {
         *self.options.write().expect("no code panics inside") = options;
-    }
-
-    pub fn segment_bytes(&self) -> u64 {
-        self.options.read().expect("no code panics inside").segment_bytes
     }
 
     pub fn write_error(&self) -> Option<Error> {
@@ -245,28 +272,88 @@ impl Shared {
             .retain(|listener| listener.upgrade().inspect(|listener| listener.committed()).is_some());
     }
 
-    pub fn spare_path(&self) -> PathBuf {
-        self.dir.join("next.tmp")
+    /// The first offset that holders of this kind need; `None` when there is no holder, or none that needs anything.
+    pub fn held_from(&self, kind: Hold) -> Option<Offset> {
+        let mut holders = self.holders.lock().expect("no code panics inside");
+        holders.retain(|(_, holder)| holder.strong_count() > 0);
+        let needed = holders.iter().filter(|(of, _)| *of == kind).filter_map(|(_, holder)| holder.upgrade()?.needed_from());
+        needed.min()
     }
 
-    pub fn check_space(&self) -> Result<()> {
-        let free_bytes = self.io.free_bytes(&self.dir)?;
-        let reserve_bytes = self.reserve_bytes.saturating_add(self.segment_bytes());
+    pub fn segments(&self) -> Vec<Arc<Segment>> {
+        self.segments.read().expect("no code panics inside").clone()
+    }
+
+    pub fn log_start(&self) -> Offset {
+        let segments = self.segments.read().expect("no code panics inside");
+        segments.first().map_or_else(|| self.committed.get(), |first| first.base_offset)
+    }
+
+    pub fn add_segment(&self, segment: Arc<Segment>) {
+        self.segments.write().expect("no code panics inside").push(segment);
+        if self.options().retention.ring {
+            self.bell.ring();
+        }
+    }
+
+    /// Puts a segment where the one with the same base offset is, unless that was dropped meanwhile.
+    pub fn replace_segment(&self, segment: Arc<Segment>) {
+        let mut segments = self.segments.write().expect("no code panics inside");
+        if let Some(old) = segments.iter_mut().find(|old| old.base_offset == segment.base_offset) {
+            *old = segment;
+        }
+    }
+
+    /// Takes the segment at `base_offset` out of the list.
+    pub fn remove_segment(&self, base_offset: Offset) {
+        self.segments.write().expect("no code panics inside").retain(|segment| segment.base_offset != base_offset);
+    }
+
+    pub fn spare_path(&self) -> PathBuf {
+        self.of.dir.join("next.tmp")
+    }
+
+    /// Whether a file of `bytes` leaves the reserve free.
+    pub fn check_space(&self, bytes: u64) -> Result<()> {
+        let free_bytes = self.io().free_bytes(&self.of.dir)?;
+        let reserve_bytes = self.reserve_bytes.saturating_add(bytes);
         if free_bytes < reserve_bytes {
-            return Err(Error::NoSpace { path: self.dir.clone(), free_bytes, reserve_bytes });
+            return Err(Error::NoSpace { path: self.of.dir.clone(), free_bytes, reserve_bytes });
         }
         Ok(())
     }
 
-    pub fn active(&self, segment: Arc<Segment>, end: SegmentEnd, term: Term) -> Active {
-        Active::new(segment, self.segment_bytes(), Arc::clone(&self.arena), Arc::clone(&self.tail), end, term)
+    pub fn ram(&self) -> Ram {
+        let holder: Weak<dyn Evict> = self.this.clone();
+        Ram { partition: self.id, arena: Arc::clone(&self.arena), tail: Arc::clone(&self.tail), holder }
     }
 }
 
 impl Evict for Shared {
+    fn oldest(&self) -> Evictable {
+        let durable = self.durable_place();
+        let (birth, end) = {
+            let tail = self.tail.read().expect("no code panics inside");
+            match tail.oldest_birth() {
+                None => return Evictable::Nothing,
+                // The only chunk may be the one that is being filled: its owner gives that back.
+                Some(_) if tail.len() == 1 || !tail.oldest_is_below(durable) => return Evictable::Pinned,
+                Some(birth) => (birth, tail.oldest_end().unwrap_or_else(|| self.committed.get())),
+            }
+        };
+        match self.held_from(Hold::Cursor) {
+            Some(cursor) if cursor < end => Evictable::Durable(birth),
+            _ => Evictable::Consumed(birth),
+        }
+    }
+
     fn evict_oldest(&self) -> bool {
         let durable = self.durable_place();
         self.tail.write().expect("no code panics inside").drop_oldest(durable)
+    }
+
+    fn listed(&self) -> &AtomicBool {
+        &self.listed
     }
 }
 
@@ -300,6 +387,15 @@ pub struct PartitionStatus {
     pub ram_chunks: usize,
     /// Their bytes.
     pub ram_bytes: u64,
+    /// Reads that found what they wanted in RAM.
+    pub ram_hits: u64,
+    /// Reads that went to a file.
+    pub ram_misses: u64,
+    /// Records that are committed and not durable yet; only with `ack = memory`.
+    pub unflushed_records: u64,
+    /// Sealed segments in which damage was found, and what.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub damage: Vec<String>,
     /// Why it takes no writes, if so.
     pub read_only: Option<String>,
 }
@@ -326,7 +422,10 @@ impl Partition {
         let started = crate::sys::clock::monotonic();
         let permits = Arc::clone(&self.mailbox.permits).acquire_many_owned(permits_for(&proposal));
         match tokio::time::timeout_at(deadline.into(), permits).await {
-            Ok(permit) => self.enqueue(proposal, permit.map_err(|_| Error::Closed { partition: self.id() })?),
+            Ok(permit) => {
+                let permit = permit.map_err(|_| Error::Closed { partition: self.id() })?;
+                self.enqueue(proposal, permit, started, deadline)
+            }
             Err(_) => Err(Error::Throttled { partition: self.id(), waited_ms: started.elapsed().as_millis() }),
         }
     }
@@ -337,14 +436,17 @@ impl Partition {
     /// As [`Self::append`].
     pub fn try_append(&self, proposal: Proposal) -> Result<Ticket> {
         match Arc::clone(&self.mailbox.permits).try_acquire_many_owned(permits_for(&proposal)) {
-            Ok(permit) => self.enqueue(proposal, permit),
+            Ok(permit) => {
+                let now = crate::sys::clock::monotonic();
+                self.enqueue(proposal, permit, now, now + APPEND_TIMEOUT)
+            }
             Err(_) => Err(Error::Throttled { partition: self.id(), waited_ms: 0 }),
         }
     }
 
-    fn enqueue(&self, proposal: Proposal, permit: OwnedSemaphorePermit) -> Result<Ticket> {
+    fn enqueue(&self, proposal: Proposal, permit: OwnedSemaphorePermit, since: Instant, deadline: Instant) -> Result<Ticket> {
         let (reply, answer) = oneshot::channel();
-        let message = Message::Append { slot: self.slot, proposal, reply, permit };
+        let message = Message::Append(self.slot, Offer { proposal, reply, since, deadline, permit });
         // The queue has a place for every permit, so this does not block.
         self.mailbox.queue.send(message).map_err(|_| Error::Closed { partition: self.id() })?;
         Ok(Ticket { partition: self.id(), reply: answer })
@@ -353,7 +455,7 @@ impl Partition {
     /// The first offset that is kept.
     #[must_use]
     pub fn log_start(&self) -> Offset {
-        self.shared.segments.read().expect("no code panics inside").first().map_or(Offset::ZERO, |first| first.base_offset)
+        self.shared.log_start()
     }
 
     /// How far it is committed, exclusive; wait on it for new records.
@@ -400,7 +502,10 @@ impl Partition {
     /// # Errors
     /// Why it can't become durable.
     pub fn flush(&self) -> Result<()> {
-        Ok(())
+        let (reply, answer) = oneshot::channel();
+        let closed = || Error::Closed { partition: self.id() };
+        self.mailbox.queue.send(Message::Flush(self.slot, reply)).map_err(|_| closed())?;
+        answer.blocking_recv().unwrap_or_else(|_| Err(closed()))
     }
 
     /// A picture of its state.
@@ -410,9 +515,10 @@ impl Partition {
             let tail = self.shared.tail.read().expect("no code panics inside");
             (tail.len(), tail.len_bytes())
         };
-        let segments: Vec<Arc<Segment>> = self.shared.segments.read().expect("no code panics inside").clone();
+        let segments = self.shared.segments();
+        let segment_bytes = self.shared.options().segment_bytes;
         // What was not looked into since the start is full, but for the little its seal left free.
-        let bytes = segments.iter().map(|segment| segment.known_bytes().unwrap_or(self.shared.segment_bytes())).sum();
+        let bytes = segments.iter().map(|segment| segment.known_bytes().unwrap_or(segment_bytes)).sum();
         PartitionStatus {
             log_start: self.log_start(),
             committed: self.shared.committed.get(),
@@ -422,8 +528,17 @@ impl Partition {
             bytes,
             ram_chunks,
             ram_bytes,
+            ram_hits: self.shared.reads.ram.load(Ordering::Relaxed),
+            ram_misses: self.shared.reads.file.load(Ordering::Relaxed),
+            unflushed_records: self.shared.flushed.get().records_until(self.shared.committed.get()),
+            damage: segments.iter().filter_map(|segment| segment.damage().map(str::to_owned)).collect(),
             read_only: self.shared.write_error().map(|error| error.to_string()),
         }
+    }
+
+    /// What the keeper looks after.
+    pub(crate) fn shared(&self) -> Weak<Shared> {
+        Arc::downgrade(&self.shared)
     }
 
     /// Writes out what is queued and lets go of the partition; `None` when the next start must verify it.

@@ -1,26 +1,35 @@
 //! Opening a partition: finding its segments, deciding where its log ends, and handing it to an owner.
 //!
-//! Called by [`crate::log::Log`] at start and when a stream is created.
+//! Called by [`crate::log::Log`] at start and when a stream is created. A partition without records has no file.
 //!
 //! # Crash safety
-//! After a clean stop nothing is scanned. Otherwise the newest segment is read as a whole by `segment::recovery`: what is torn
-//! above the durable watermark is trimmed, durably, before anything is appended; what is damaged below it stays as it is and
-//! the partition takes no writes. Either way the file is synced before its content is served, since a killed process may have
-//! left acknowledged-looking bytes in the page cache only.
+//! After a clean stop nothing is scanned but what is small. Otherwise the newest segment is read as a whole by
+//! `segment::recovery`: what is torn above the durable watermark is trimmed, durably, before anything is appended; what is damaged
+//! below it stays as it is and the partition takes no writes. Either way the file is synced before its content is served, since a
+//! killed process may have left acknowledged-looking bytes in the page cache only. A rotation that was cut off can leave an empty
+//! newest file behind one that is not sealed: it is removed, and the one before is the newest.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock};
 
+use bytes::Bytes;
+
 use super::commit::Standalone;
-use super::owner::{Message, Owned};
-use super::{CleanState, Health, Mailbox, Partition, PartitionOptions, Shared};
+use super::owned::{Opened, Owned};
+use super::owner::Message;
+use super::{CleanState, Health, Mailbox, Partition, PartitionOptions, Reads, Shared};
 use crate::error::{Error, Result};
-use crate::io::{DiskIo, Fill};
+use crate::frame::HEADER_BYTES;
+use crate::io::{DiskIo, Durability};
+use crate::keeper::Bell;
 use crate::partition::watermark::Watermark;
-use crate::ram::arena::{Arena, Evict};
+use crate::ram::arena::Arena;
 use crate::ram::tail::Tail;
-use crate::segment::recovery::scan;
-use crate::segment::{Segment, SegmentEnd, SegmentMeta, SparseIndex};
+use crate::segment::active::closing_flush;
+use crate::segment::recent::Recent;
+use crate::segment::recovery::{Before, Scan, scan};
+use crate::segment::{Producers, Segment, SegmentEnd, SegmentMeta, SegmentsOf};
 use crate::types::{Offset, PartitionRef};
 
 /// What opening a partition needs from the log.
@@ -29,6 +38,8 @@ pub(crate) struct Opening<'a> {
     pub dir: &'a Path,
     pub io: Arc<dyn DiskIo>,
     pub arena: Arc<Arena>,
+    pub recent: Arc<Recent>,
+    pub bell: Arc<Bell>,
     pub options: PartitionOptions,
     pub reserve_bytes: u64,
     pub clean: Option<CleanState>,
@@ -36,27 +47,24 @@ pub(crate) struct Opening<'a> {
     pub slot: u64,
 }
 
-/// The newest segment as it was found.
-struct Newest {
-    segment: Arc<Segment>,
-    end: SegmentEnd,
+/// The log as it was found.
+struct Found {
+    opened: Opened,
     health: Health,
 }
 
 impl Opening<'_> {
-    /// Opens the partition, creating its first segment if it has none.
+    /// Opens the partition.
     pub fn open(self) -> Result<Partition> {
-        let mut segments = self.find_segments()?;
-        let newest = match segments.pop() {
-            Some(segment) => self.open_newest(segment, segments.last())?,
-            None => self.create_first()?,
-        };
-        segments.push(Arc::clone(&newest.segment));
-        let (end, arena) = (newest.end, Arc::clone(&self.arena));
-        let shared = Arc::new(Shared {
+        let of = SegmentsOf { io: self.io, dir: self.dir.to_owned(), partition: self.id, recent: self.recent };
+        let of = Arc::new(of);
+        let mut segments = find_segments(&of)?;
+        let found = open_newest(&of, &mut segments, self.clean)?;
+        let end = found.opened.end;
+        let durable_place = (segments.last().map_or(end.offset, |newest| newest.base_offset), end.position);
+        let shared = Arc::new_cyclic(|this| Shared {
             id: self.id,
-            dir: self.dir.to_owned(),
-            io: self.io,
+            of,
             arena: self.arena,
             options: RwLock::new(self.options),
             reserve_bytes: self.reserve_bytes,
@@ -65,107 +73,167 @@ impl Opening<'_> {
             appended: Watermark::new(end.offset),
             flushed: Watermark::new(end.offset),
             committed: Watermark::new(end.offset),
-            health: RwLock::new(newest.health),
-            durable_place: Mutex::new((newest.segment.base_offset, end.position)),
+            reads: Reads::default(),
+            health: RwLock::new(found.health),
+            durable_place: Mutex::new(durable_place),
             listeners: Mutex::default(),
             holders: Mutex::default(),
+            listed: AtomicBool::new(false),
+            bell: self.bell,
+            this: this.clone(),
         });
-        let holder: Arc<dyn Evict> = Arc::clone(&shared) as Arc<dyn Evict>;
-        arena.register(Arc::downgrade(&holder));
-        let active = shared.active(newest.segment, end, end.term.next());
-        let owned = Box::new(Owned::new(Arc::clone(&shared), active, Box::new(Standalone)));
+        let owned = Box::new(Owned::new(Arc::clone(&shared), found.opened, Box::new(Standalone)));
         let closed = |_| Error::Closed { partition: self.id };
         self.mailbox.queue.send(Message::Attach(self.slot, owned)).map_err(closed)?;
         Ok(Partition { shared, mailbox: self.mailbox, slot: self.slot })
     }
+}
 
-    fn find_segments(&self) -> Result<Vec<Arc<Segment>>> {
-        self.io.create_dir(self.dir)?;
-        self.io.remove(&self.dir.join("next.tmp"))?;
-        let names = self.io.list(self.dir)?;
-        let bases = names.iter().filter_map(|name| Segment::parse_file_name(name));
-        let segments: Vec<Arc<Segment>> =
-            bases.map(|base| Arc::new(Segment::at(Arc::clone(&self.io), self.dir, self.id, base))).collect();
-        for pair in segments.windows(2) {
-            pair[0].followed_by(pair[1].base_offset);
-        }
-        Ok(segments)
+fn find_segments(of: &Arc<SegmentsOf>) -> Result<Vec<Arc<Segment>>> {
+    of.io.create_dir(&of.dir)?;
+    let names = of.io.list(&of.dir)?;
+    // Made ahead, or rewritten and not put in its place: worth nothing after a stop.
+    for name in names.iter().filter(|name| name.ends_with(".tmp")) {
+        of.io.remove(&of.dir.join(name))?;
     }
-
-    fn create_first(&self) -> Result<Newest> {
-        let path = self.dir.join(Segment::file_name(Offset::ZERO));
-        let free_bytes = self.io.free_bytes(self.dir)?;
-        let reserve_bytes = self.reserve_bytes.saturating_add(self.options.segment_bytes);
-        if free_bytes < reserve_bytes {
-            return Err(Error::NoSpace { path, free_bytes, reserve_bytes });
-        }
-        let file = self.io.create(&path, self.options.segment_bytes, Fill::Reserved)?;
-        let segment = Segment::at(Arc::clone(&self.io), self.dir, self.id, Offset::ZERO).with_file(file);
-        let end = SegmentEnd::empty(Offset::ZERO);
-        segment.set_meta(SegmentMeta { index: SparseIndex::default(), end });
-        Ok(Newest { segment: Arc::new(segment), end, health: Health::Healthy })
+    let bases = names.iter().filter_map(|name| Segment::parse_file_name(name));
+    let segments: Vec<Arc<Segment>> = bases.map(|base| Segment::at(of, base)).collect();
+    for pair in segments.windows(2) {
+        pair[0].followed_by(pair[1].base_offset);
     }
+    Ok(segments)
+}
 
-    fn open_newest(&self, segment: Arc<Segment>, before: Option<&Arc<Segment>>) -> Result<Newest> {
-        let segment = self.with_open_file(segment)?;
-        let newest = self.find_end(segment, before)?;
-        // The index file of the newest segment is true only until the first append.
-        newest.segment.remove_index()?;
-        Ok(newest)
-    }
-
-    /// The newest segment keeps its file open.
-    fn with_open_file(&self, segment: Arc<Segment>) -> Result<Arc<Segment>> {
-        let file = segment.file()?;
-        let named = Segment::at(Arc::clone(&self.io), self.dir, self.id, segment.base_offset);
-        Ok(Arc::new(named.with_file(file)))
-    }
-
-    fn find_end(&self, segment: Arc<Segment>, before: Option<&Arc<Segment>>) -> Result<Newest> {
-        if let Some(clean) = self.clean.filter(|clean| clean.segment == segment.base_offset) {
-            let end = segment.with_meta(|meta| meta.end)?;
-            let agrees = (end.position, end.offset, end.raft_index) == (clean.position, clean.end_offset, clean.raft_index);
-            if agrees {
-                return Ok(Newest { segment, end, health: Health::Healthy });
-            }
-        }
-        let before = match before {
-            Some(before) => before.with_meta(|meta| meta.end)?,
-            None => SegmentEnd::empty(segment.base_offset),
+/// Finds where the log ends. `segments` loses an empty newest one that a rotation left behind.
+fn open_newest(of: &Arc<SegmentsOf>, segments: &mut Vec<Arc<Segment>>, clean: Option<CleanState>) -> Result<Found> {
+    loop {
+        let Some(newest) = segments.last() else {
+            let (end, producers) = (SegmentEnd::empty(Offset::ZERO), Producers::default());
+            let opened = Opened { active: None, end, previous_hash: 0, producers, newest_bytes: 0 };
+            return Ok(Found { opened, health: Health::Healthy });
         };
-        let follows = before.offset == segment.base_offset;
-        let file = segment.file()?;
-        let found = scan(file.as_ref(), segment.base_offset, Some(before).filter(|_| follows))?;
-        let mut health = Health::Healthy;
-        if !follows {
-            let reason = format!(
-                "the segment before {} ends at offset {}, records up to {} are missing",
-                segment.path().display(),
-                before.offset,
-                segment.base_offset
-            );
-            tracing::error!(partition = %self.id, "{reason}");
-            health = Health::Corrupt(reason);
-        } else if let Some(damage) = found.corrupt.first() {
-            let reason = format!(
-                "records from offset {} on are damaged in {} at byte {} ({}), below what was acknowledged as durable",
-                damage.offset,
-                segment.path().display(),
-                damage.position,
-                damage.reason
-            );
-            tracing::error!(partition = %self.id, "{reason}");
-            health = Health::Corrupt(reason);
-        } else if let Some(torn) = &found.torn {
-            tracing::warn!(
-                partition = %self.id, offset = %torn.offset, position = torn.position, reason = torn.reason,
-                "trimmed a torn write that was never acknowledged"
-            );
-            file.zero_from(torn.position)?;
+        let before = segments.len().checked_sub(2).map(|at| &segments[at]);
+        if let Some(found) = open_clean(newest, before, clean)? {
+            return Ok(found);
         }
-        file.sync()?;
-        let end = found.end;
-        segment.set_meta(SegmentMeta { index: found.index, end });
-        Ok(Newest { segment, end, health })
+        if let Some(footer) = newest.read_footer(newest.file()?.as_ref())? {
+            return opened_sealed(newest, SegmentMeta::of_footer(footer));
+        }
+        let standing_in_front = match before {
+            Some(before) => before.before_next()?,
+            None => Before::nothing(newest.base_offset),
+        };
+        let follows = standing_in_front.end.offset == newest.base_offset;
+        if !follows && before.is_some() && is_blank(newest)? {
+            tracing::info!(partition = %of.partition, file = %newest.path().display(), "removed an empty segment that was begun and never used");
+            of.io.remove(newest.path())?;
+            let base_offset = segments.pop().map_or(Offset::ZERO, |gone| gone.base_offset);
+            drop_follower(of, segments, base_offset);
+            continue;
+        }
+        return open_scanned(of, newest, &standing_in_front, follows);
     }
+}
+
+/// The segment in front of one that was removed is the newest again.
+fn drop_follower(of: &Arc<SegmentsOf>, segments: &mut [Arc<Segment>], gone: Offset) {
+    if let Some(last) = segments.last_mut().filter(|last| last.next_base() == Some(gone)) {
+        *last = Segment::at(of, last.base_offset);
+    }
+}
+
+fn is_blank(segment: &Segment) -> Result<bool> {
+    let start: Bytes = segment.file()?.read(0, HEADER_BYTES)?;
+    Ok(start.iter().all(|byte| *byte == 0))
+}
+
+/// What a clean stop recorded, if it agrees with what the files say.
+fn open_clean(newest: &Arc<Segment>, before: Option<&Arc<Segment>>, clean: Option<CleanState>) -> Result<Option<Found>> {
+    let Some(clean) = clean.filter(|clean| clean.segment == newest.base_offset) else { return Ok(None) };
+    let (mut meta, producers) = if clean.position > CleanState::SCANNED_BYTES_MAX {
+        let Some(footer) = newest.load_index()? else { return Ok(None) };
+        let (meta, producers) = SegmentMeta::of_footer(footer);
+        (SegmentMeta { sealed: false, ..meta }, producers)
+    } else {
+        let in_front = match before {
+            Some(before) => before.before_next()?,
+            None => Before::nothing(newest.base_offset),
+        };
+        let Scan { meta, producers, .. } =
+            scan(newest.file()?.as_ref(), newest.base_offset, Some(&in_front), Some(clean.position))?;
+        (meta, producers)
+    };
+    let end = &mut meta.end;
+    if (end.position, end.offset, end.raft_index) != (clean.position, clean.end_offset, clean.raft_index) {
+        return Ok(None);
+    }
+    // All that was given out is here.
+    end.ceiling = end.offset;
+    let (end, previous_hash) = (meta.end, meta.previous_hash);
+    newest.set_meta(meta);
+    let file_bytes = newest.file()?.len_bytes()?;
+    let active = Some((Arc::clone(newest), file_bytes));
+    let opened = Opened { active, end, previous_hash, producers, newest_bytes: file_bytes };
+    Ok(Some(Found { opened, health: Health::Healthy }))
+}
+
+/// The newest segment takes no more frames: the log goes on in the next one.
+fn opened_sealed(newest: &Arc<Segment>, (meta, producers): (SegmentMeta, Producers)) -> Result<Found> {
+    let end = SegmentEnd { position: 0, ..meta.end }.without_timestamps();
+    let previous_hash = meta.tally.hash;
+    newest.set_meta(meta);
+    newest.followed_by(end.offset);
+    let file = newest.file()?;
+    file.sync()?;
+    let opened = Opened { active: None, end, previous_hash, producers, newest_bytes: file.len_bytes()? };
+    newest.settled();
+    Ok(Found { opened, health: Health::Healthy })
+}
+
+fn open_scanned(of: &Arc<SegmentsOf>, newest: &Arc<Segment>, before: &Before, follows: bool) -> Result<Found> {
+    let file = newest.file()?;
+    let mut found = scan(file.as_ref(), newest.base_offset, Some(before).filter(|_| follows), None)?;
+    let mut health = Health::Healthy;
+    if !follows {
+        let reason = format!(
+            "the segment before {} ends at offset {}, records up to {} are missing",
+            newest.path().display(),
+            before.end.offset,
+            newest.base_offset
+        );
+        tracing::error!(partition = %of.partition, "{reason}");
+        health = Health::Corrupt(reason);
+    } else if let Some(damage) = found.corrupt.first() {
+        let reason = format!(
+            "records from offset {} on are damaged in {} at byte {} ({}), below what was acknowledged as durable",
+            damage.offset,
+            newest.path().display(),
+            damage.position,
+            damage.reason
+        );
+        tracing::error!(partition = %of.partition, "{reason}");
+        health = Health::Corrupt(reason);
+    } else if let Some(torn) = &found.torn {
+        tracing::warn!(
+            partition = %of.partition, offset = %torn.offset, position = torn.position, reason = torn.reason,
+            "trimmed a torn write that was never acknowledged"
+        );
+        file.zero_from(torn.position)?;
+    }
+    if health == Health::Healthy && found.meta.sealed {
+        return opened_sealed(newest, (found.meta, found.producers));
+    }
+    if health == Health::Healthy
+        && let Some(flush) = closing_flush(&found.meta.end)
+    {
+        // Whole frames of a torn write are kept; what comes next starts at a block.
+        let at = found.meta.end.position;
+        found.meta.end.position += flush.len() as u64;
+        file.write(at, &[flush.into()], Durability::Data)?;
+    }
+    file.sync()?;
+    let (end, previous_hash, newest_bytes) = (found.meta.end, found.meta.previous_hash, file.len_bytes()?);
+    newest.set_meta(found.meta);
+    let active = Some((Arc::clone(newest), newest_bytes));
+    Ok(Found { opened: Opened { active, end, previous_hash, producers: found.producers, newest_bytes }, health })
 }

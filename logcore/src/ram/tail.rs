@@ -8,11 +8,9 @@
 //! - Only chunks whose bytes are all durable leave the chain.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::arena::Claim;
 use crate::sys::append_buffer::Reader;
 use crate::types::Offset;
 
@@ -25,14 +23,14 @@ pub struct TailChunk {
     pub at: u64,
     /// The offset of the first record at or after the chunk's start.
     pub base_offset: Offset,
+    /// Its number among all chunks of the arena, in the order they were taken.
+    pub birth: u64,
     /// The bytes.
     pub reader: Reader,
-    /// Keeps the budget charged while anyone holds the chunk.
-    pub claim: Arc<Claim>,
 }
 
 impl TailChunk {
-    /// A part of the published bytes as a shared handle that keeps chunk and claim alive.
+    /// A part of the published bytes as a shared handle that keeps the chunk alive.
     ///
     /// # Panics
     /// When the range is not published.
@@ -42,7 +40,7 @@ impl TailChunk {
     }
 }
 
-/// What a reader holds: the bytes published when it looked, and the chunk's claim on the budget with them.
+/// What a reader holds: the bytes published when it looked.
 struct Held {
     chunk: TailChunk,
     len: usize,
@@ -90,12 +88,30 @@ impl Tail {
         self.chunks.front().map(|chunk| chunk.base_offset)
     }
 
-    /// Lets the oldest chunk go if all of it lies below `durable`, a place in the log: segment and file position.
-    pub fn drop_oldest(&mut self, durable: (Offset, u64)) -> bool {
-        let may_go = self.chunks.front().is_some_and(|chunk| {
+    /// Whether all of the oldest chunk lies below `durable`, a place in the log: segment and file position.
+    #[must_use]
+    pub fn oldest_is_below(&self, durable: (Offset, u64)) -> bool {
+        self.chunks.front().is_some_and(|chunk| {
             let end = chunk.at + chunk.reader.as_slice().len() as u64;
             (chunk.segment, end) <= durable
-        });
+        })
+    }
+
+    /// The birth of the oldest chunk.
+    #[must_use]
+    pub fn oldest_birth(&self) -> Option<u64> {
+        self.chunks.front().map(|chunk| chunk.birth)
+    }
+
+    /// The first offset behind the oldest chunk, if there is a chunk behind it.
+    #[must_use]
+    pub fn oldest_end(&self) -> Option<Offset> {
+        self.chunks.get(1).map(|chunk| chunk.base_offset)
+    }
+
+    /// Lets the oldest chunk go if all of it lies below `durable`.
+    pub fn drop_oldest(&mut self, durable: (Offset, u64)) -> bool {
+        let may_go = self.oldest_is_below(durable);
         if may_go {
             self.chunks.pop_front();
         }

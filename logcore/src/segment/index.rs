@@ -1,17 +1,16 @@
 //! The sparse index of a segment: where to start reading for an offset or a time.
 //!
-//! Grown by `segment::active` while frames are appended, by `segment::recovery` when a file is read again, kept beside the segment
-//! in an `.idx` file. It is derived: a missing or wrong file is rebuilt from the segment.
+//! Grown by `segment::active` while frames are appended, by `segment::recovery` when a file is read again, kept in the footer of a
+//! sealed segment and, over a clean stop, in the `.idx` file of an active one. It is derived and rebuilt where it is missing.
 //!
 //! # Format
-//! `docs/format.md`, "Index file".
+//! `docs/format.md`, "Index".
 
+use super::producers::take;
 use crate::types::{Offset, RaftIndex, Term, TimestampMillis, len_u32};
 
 /// An entry is made when this many bytes were appended since the last.
 const INTERVAL_BYTES: u64 = 16 << 10;
-const MAGIC: &[u8; 4] = b"HwI1";
-const HEADER_BYTES: usize = 72;
 const ENTRY_BYTES: usize = 24;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +36,9 @@ pub struct SegmentEnd {
     pub term: Term,
     /// The largest timestamp in the segment.
     pub max_timestamp: TimestampMillis,
+    /// No offset from here on was given out when the last flush was built; at most [`Self::offset`] unless appends are
+    /// acknowledged in RAM.
+    pub ceiling: Offset,
 }
 
 impl SegmentEnd {
@@ -50,6 +52,7 @@ impl SegmentEnd {
             entry_crc: 0,
             term: Term::default(),
             max_timestamp: TimestampMillis::new(i64::MIN),
+            ceiling: base_offset,
         }
     }
 
@@ -90,68 +93,38 @@ impl SparseIndex {
         after.checked_sub(1).map(|at| self.entries[at].offset)
     }
 
-    /// Bytes of memory it takes.
+    /// Bytes of [`Self::encode_entries`], and about those it takes in memory.
     #[must_use]
-    pub fn len_bytes(&self) -> usize {
-        self.entries.len() * ENTRY_BYTES
+    pub fn encoded_bytes(&self) -> usize {
+        4 + self.entries.len() * ENTRY_BYTES
     }
 
-    /// The `.idx` file's content.
-    #[must_use]
-    pub fn encode(&self, base_offset: Offset, end: &SegmentEnd) -> Vec<u8> {
-        let mut out = Vec::with_capacity(HEADER_BYTES + self.len_bytes() + 4);
-        out.extend_from_slice(MAGIC);
-        out.extend_from_slice(&1_u32.to_le_bytes());
-        for field in [base_offset.value(), end.position, end.offset.value(), end.raft_index.value(), end.term.value()] {
-            out.extend_from_slice(&field.to_le_bytes());
-        }
-        out.extend_from_slice(&end.max_timestamp.value().to_le_bytes());
-        out.extend_from_slice(&end.entry_crc.to_le_bytes());
+    /// Appends the entries, as footers and index files have them.
+    pub fn encode_entries(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&len_u32(self.entries.len()).to_le_bytes());
-        out.resize(HEADER_BYTES, 0);
         for entry in &self.entries {
             out.extend_from_slice(&entry.offset.value().to_le_bytes());
             out.extend_from_slice(&entry.position.to_le_bytes());
             out.extend_from_slice(&entry.max_timestamp_before.value().to_le_bytes());
         }
-        let crc = crc32c::crc32c(&out);
-        out.extend_from_slice(&crc.to_le_bytes());
-        out
     }
 
-    /// Reads an `.idx` file; `None` when it is not a whole index of the segment at `base_offset`.
+    /// Reads entries off the front of `raw`; `None` when they are not whole.
     #[must_use]
-    pub fn decode(content: &[u8], base_offset: Offset) -> Option<(Self, SegmentEnd)> {
-        let (body, crc) = content.split_last_chunk::<4>()?;
-        if crc32c::crc32c(body) != u32::from_le_bytes(*crc) || body.first_chunk::<4>()? != MAGIC {
+    pub fn decode_entries(raw: &mut &[u8]) -> Option<Self> {
+        let count = u32::from_le_bytes(take(raw)?) as usize;
+        if raw.len() < count.checked_mul(ENTRY_BYTES)? {
             return None;
         }
-        let u32_at = |at: usize| body.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
-        let u64_at = |at: usize| body.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
-        if u32_at(4)? != 1 || u64_at(8)? != base_offset.value() {
-            return None;
+        let mut entries = Vec::with_capacity(count);
+        for _ in 0..count {
+            entries.push(Entry {
+                offset: Offset::new(u64::from_le_bytes(take(raw)?)),
+                position: u64::from_le_bytes(take(raw)?),
+                max_timestamp_before: TimestampMillis::new(i64::from_le_bytes(take(raw)?)),
+            });
         }
-        let end = SegmentEnd {
-            position: u64_at(16)?,
-            offset: Offset::new(u64_at(24)?),
-            raft_index: RaftIndex::new(u64_at(32)?),
-            term: Term::new(u64_at(40)?),
-            max_timestamp: TimestampMillis::new(u64_at(48)?.cast_signed()),
-            entry_crc: u32_at(56)?,
-        };
-        let count = u32_at(60)? as usize;
-        if body.len() != HEADER_BYTES + count * ENTRY_BYTES {
-            return None;
-        }
-        let entry = |at: usize| {
-            Some(Entry {
-                offset: Offset::new(u64_at(at)?),
-                position: u64_at(at + 8)?,
-                max_timestamp_before: TimestampMillis::new(u64_at(at + 16)?.cast_signed()),
-            })
-        };
-        let entries = (0..count).map(|n| entry(HEADER_BYTES + n * ENTRY_BYTES)).collect::<Option<_>>()?;
-        Some((Self { entries }, end))
+        Some(Self { entries })
     }
 }
 
@@ -160,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_leads_to_the_frame_and_survives_its_file() {
+    fn it_leads_to_the_frame_and_comes_back() {
         let mut index = SparseIndex::default();
         for n in 0..100_u64 {
             let before = TimestampMillis::new(if n == 0 { i64::MIN } else { n.cast_signed() * 10 });
@@ -171,18 +144,10 @@ mod tests {
         assert_eq!(index.position_of(Offset::new(10_000)), 98 * 8_192);
         assert_eq!(index.offset_before(TimestampMillis::new(25)), Some(Offset::new(10)));
         assert_eq!(index.offset_before(TimestampMillis::new(i64::MIN)), None);
-        let end = SegmentEnd {
-            position: 1,
-            offset: Offset::new(2),
-            raft_index: RaftIndex::new(3),
-            entry_crc: 4,
-            term: Term::new(5),
-            max_timestamp: TimestampMillis::new(-6),
-        };
-        let mut file = index.encode(Offset::new(7), &end);
-        assert_eq!(SparseIndex::decode(&file, Offset::new(7)), Some((index, end)));
-        assert_eq!(SparseIndex::decode(&file, Offset::new(8)), None);
-        file[30] ^= 1;
-        assert_eq!(SparseIndex::decode(&file, Offset::new(7)), None);
+        let mut raw = Vec::new();
+        index.encode_entries(&mut raw);
+        assert_eq!(raw.len(), index.encoded_bytes());
+        assert_eq!(SparseIndex::decode_entries(&mut &raw[..]), Some(index));
+        assert_eq!(SparseIndex::decode_entries(&mut &raw[..raw.len() - 1]), None);
     }
 }

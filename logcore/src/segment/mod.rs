@@ -1,50 +1,115 @@
 //! A segment: a contiguous run of frames of one partition in one file, and its index.
 //!
-//! [`active`] appends to the newest one, [`recovery`] reads one back after an unclean stop, [`index`] leads readers into it.
-//! `partition` owns the list of them.
+//! [`active`] appends to the newest one, [`recovery`] reads one back after an unclean stop, [`footer`] is what a sealed one says
+//! of itself, [`compact`] rewrites sealed ones. `partition` owns the list of them.
+//!
+//! # Invariants
+//! - A sealed file is never written again. Compaction puts another file in its place and another [`Segment`] in the list; whoever
+//!   still holds the old one hears that it is retired and looks again.
+//! - What is kept of sealed segments in RAM is bounded by [`Recent`].
 
 pub(crate) mod active;
+pub(crate) mod compact;
+pub(crate) mod footer;
 pub(crate) mod index;
+mod producers;
+pub(crate) mod recent;
 pub(crate) mod recovery;
+pub(crate) mod walk;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, RwLock, Weak};
 
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
-use crate::frame::{Frame, FrameHeader, FrameKind};
+use crate::frame::{Frame, FrameKind};
 use crate::io::{DiskFile, DiskIo};
-use crate::types::{Offset, PartitionRef, TimestampMillis};
+use crate::types::{Offset, PartitionRef};
 
+pub(crate) use active::seal_frame;
+pub(crate) use footer::{Footer, Tally, Trailer};
 pub(crate) use index::{SegmentEnd, SparseIndex};
-use recovery::{Found, READ_BYTES, Verify, take_frame};
+pub(crate) use producers::{Producers, Sent, Verdict};
 
-/// What the index says about a segment; grows while it is active.
-#[derive(Clone)]
+use footer::TRAILER_BYTES;
+use recent::Recent;
+use recovery::{Before, Found, Verify, take_frame};
+
+/// What is known of a segment; grows while it is active.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentMeta {
     pub index: SparseIndex,
     pub end: SegmentEnd,
+    pub tally: Tally,
+    /// The hash of the segment before.
+    pub previous_hash: u128,
+    /// Nothing follows in this file.
+    pub sealed: bool,
+    /// Records were taken out.
+    pub compacted: bool,
+}
+
+impl SegmentMeta {
+    /// Of a segment that starts at `end` and holds nothing yet.
+    pub fn empty(end: SegmentEnd) -> Self {
+        let (index, tally) = (SparseIndex::default(), Tally::default());
+        Self { index, end, tally, previous_hash: 0, sealed: false, compacted: false }
+    }
+
+    /// What a footer says.
+    pub fn of_footer(footer: Footer) -> (Self, Producers) {
+        let Footer { end, tally, previous_hash, compacted, index, producers, .. } = footer;
+        (Self { index, end, tally, previous_hash, sealed: true, compacted }, producers)
+    }
+
+    /// The same as a footer.
+    pub fn to_footer(&self, base_offset: Offset, producers: Producers) -> Footer {
+        Footer {
+            base_offset,
+            end: self.end,
+            tally: self.tally,
+            previous_hash: self.previous_hash,
+            compacted: self.compacted,
+            index: self.index.clone(),
+            producers,
+        }
+    }
+}
+
+/// The few facts of a sealed segment that stay in RAM once they are known.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Facts {
+    pub end: SegmentEnd,
+    pub tally: Tally,
+    pub previous_hash: u128,
+    pub compacted: bool,
+}
+
+/// What the segments of a partition have in common.
+pub(crate) struct SegmentsOf {
+    pub io: Arc<dyn DiskIo>,
+    pub dir: PathBuf,
+    pub partition: PartitionRef,
+    /// Bounds what sealed segments keep in RAM, for the whole log.
+    pub recent: Arc<Recent>,
 }
 
 /// See the module docs.
 pub(crate) struct Segment {
-    pub partition: PartitionRef,
     pub base_offset: Offset,
     path: PathBuf,
-    io: Arc<dyn DiskIo>,
-    /// Kept open while the segment is active; a sealed one is opened for each read, so that descriptors stay bounded.
+    of: Arc<SegmentsOf>,
+    this: Weak<Segment>,
+    /// Kept open while the segment is active; of the sealed ones those read last.
     file: RwLock<Option<Arc<dyn DiskFile>>>,
-    /// The base offset of the segment behind it: an index that ends elsewhere is out of date.
+    /// The base offset of the segment behind it: a footer that ends elsewhere is not believed.
     next_base: OnceLock<Offset>,
     meta: RwLock<Option<SegmentMeta>>,
-}
-
-/// What a read of frames came to.
-pub(crate) struct FramesRead {
-    pub frames: Vec<Frame>,
-    /// Nothing more is in this segment; go on in the next.
-    pub at_end: bool,
+    facts: OnceLock<Facts>,
+    retired: AtomicBool,
+    damage: OnceLock<String>,
 }
 
 impl Segment {
@@ -59,157 +124,199 @@ impl Segment {
         digits.parse().ok().map(Offset::new)
     }
 
-    /// Names a segment file in `dir`; nothing is read yet.
-    pub fn at(io: Arc<dyn DiskIo>, dir: &Path, partition: PartitionRef, base_offset: Offset) -> Self {
-        let path = dir.join(Self::file_name(base_offset));
-        Self { partition, base_offset, path, io, file: RwLock::new(None), next_base: OnceLock::new(), meta: RwLock::new(None) }
-    }
-
-    /// Uses a file that is already open.
-    pub fn with_file(self, file: Arc<dyn DiskFile>) -> Self {
-        Self { file: RwLock::new(Some(file)), ..self }
+    /// Names a segment file; nothing is read yet.
+    pub fn at(of: &Arc<SegmentsOf>, base_offset: Offset) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            base_offset,
+            path: of.dir.join(Self::file_name(base_offset)),
+            of: Arc::clone(of),
+            this: this.clone(),
+            file: RwLock::new(None),
+            next_base: OnceLock::new(),
+            meta: RwLock::new(None),
+            facts: OnceLock::new(),
+            retired: AtomicBool::new(false),
+            damage: OnceLock::new(),
+        })
     }
 
     pub fn path(&self) -> &Path {
         &self.path
     }
 
+    /// Uses a file that is already open.
+    pub fn set_file(&self, file: Arc<dyn DiskFile>) {
+        *self.file.write().expect("no code panics inside") = Some(file);
+    }
+
+    /// Its file, opened if need be.
     pub fn file(&self) -> Result<Arc<dyn DiskFile>> {
-        match self.file.read().expect("no code panics inside").as_ref() {
-            Some(file) => Ok(Arc::clone(file)),
-            None => self.io.open(&self.path),
+        if let Some(file) = self.file.read().expect("no code panics inside").as_ref() {
+            return Ok(Arc::clone(file));
         }
+        let opened = self.of.io.open(&self.path);
+        // Looked at after opening: a path is given to another file only after its segment was retired.
+        if self.is_retired() {
+            return Err(self.retired_error());
+        }
+        let file = opened?;
+        self.set_file(Arc::clone(&file));
+        self.of.recent.touch(&self.this);
+        Ok(file)
     }
 
     /// Says that the segment with base offset `next_base` follows: nothing is appended here any more.
     pub fn followed_by(&self, next_base: Offset) {
         let _ = self.next_base.set(next_base);
+    }
+
+    /// Says that all of it, the footer included, is durable: what it keeps in RAM can be read again.
+    pub fn settled(&self) {
+        self.of.recent.touch(&self.this);
+    }
+
+    /// Whether another segment follows.
+    pub fn next_base(&self) -> Option<Offset> {
+        self.next_base.get().copied()
+    }
+
+    /// Takes it out of service: its path may be given to another file from now on.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::SeqCst);
+    }
+
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::SeqCst)
+    }
+
+    fn retired_error(&self) -> Error {
+        Error::Retired { partition: self.of.partition, file: self.path.clone() }
+    }
+
+    /// Lets go of what can be read again; called by [`Recent`].
+    pub fn forget(&self) {
         *self.file.write().expect("no code panics inside") = None;
+        *self.meta.write().expect("no code panics inside") = None;
+    }
+
+    /// Bytes of RAM that [`Self::forget`] frees.
+    pub fn cached_bytes(&self) -> usize {
+        let meta = self.meta.read().expect("no code panics inside");
+        meta.as_ref().map_or(0, |meta| meta.index.encoded_bytes())
+    }
+
+    /// Notes that its content was found damaged.
+    pub fn set_damage(&self, what: String) {
+        let _ = self.damage.set(what);
+    }
+
+    /// What was found damaged.
+    pub fn damage(&self) -> Option<&str> {
+        self.damage.get().map(String::as_str)
     }
 
     /// Bytes of its content, if that is known without reading anything.
     pub fn known_bytes(&self) -> Option<u64> {
-        self.meta.read().expect("no code panics inside").as_ref().map(|meta| meta.end.position)
+        let active = self.meta.read().expect("no code panics inside").as_ref().map(|meta| meta.end.position);
+        self.facts.get().map(|facts| facts.end.position).or(active)
     }
 
-    fn index_path(&self) -> PathBuf {
+    pub fn index_path(&self) -> PathBuf {
         self.path.with_extension("idx")
     }
 
     pub fn set_meta(&self, meta: SegmentMeta) {
+        if meta.sealed {
+            let SegmentMeta { end, tally, previous_hash, compacted, .. } = meta;
+            let _ = self.facts.set(Facts { end, tally, previous_hash, compacted });
+        }
         *self.meta.write().expect("no code panics inside") = Some(meta);
     }
 
-    /// Changes what the index says, while the segment is active.
+    /// Changes what is known, while the segment is active.
     pub fn update_meta(&self, change: impl FnOnce(&mut SegmentMeta)) {
         if let Some(meta) = self.meta.write().expect("no code panics inside").as_mut() {
             change(meta);
         }
     }
 
-    /// Looks something up in the index, which is read or rebuilt first if need be.
+    /// Looks something up, in what is read or rebuilt first if need be.
     pub fn with_meta<T>(&self, look: impl FnOnce(&SegmentMeta) -> T) -> Result<T> {
         if let Some(meta) = self.meta.read().expect("no code panics inside").as_ref() {
             return Ok(look(meta));
         }
-        let meta = self.load_meta()?;
+        let (meta, _) = self.load()?;
         let found = look(&meta);
         self.set_meta(meta);
+        self.of.recent.touch(&self.this);
         Ok(found)
     }
 
-    fn load_meta(&self) -> Result<SegmentMeta> {
-        let stored = self.io.read_small(&self.index_path())?;
-        let stored = stored.and_then(|content| SparseIndex::decode(&content, self.base_offset));
-        if let Some((index, end)) = stored
-            && self.next_base.get().is_none_or(|next_base| end.offset == *next_base)
-        {
-            return Ok(SegmentMeta { index, end });
+    /// The facts of a sealed segment.
+    pub fn facts(&self) -> Result<Facts> {
+        if let Some(facts) = self.facts.get() {
+            return Ok(*facts);
         }
-        let scan = recovery::scan(self.file()?.as_ref(), self.base_offset, None)?;
-        let meta = SegmentMeta { index: scan.index, end: scan.end };
-        // Only a convenience for the next start: reading goes on without it.
-        if let Err(error) = self.io.write_atomic(&self.index_path(), &meta.index.encode(self.base_offset, &meta.end)) {
-            tracing::warn!(%error, "the rebuilt index file was not kept");
-        }
-        Ok(meta)
+        self.with_meta(|meta| Facts {
+            end: meta.end,
+            tally: meta.tally,
+            previous_hash: meta.previous_hash,
+            compacted: meta.compacted,
+        })
     }
 
-    /// Removes the index file: what it says is true only until the next append.
-    pub fn remove_index(&self) -> Result<()> {
-        self.io.remove(&self.index_path())
+    /// What stands in front of the segment behind this one.
+    pub fn before_next(&self) -> Result<Before> {
+        let (meta, producers) = self.load()?;
+        let before = Before { end: meta.end, producers, hash: meta.tally.hash };
+        self.set_meta(meta);
+        Ok(before)
     }
 
-    /// Writes the index file, for a later start.
-    pub fn save_meta(&self) -> Result<()> {
-        let content = self.with_meta(|meta| meta.index.encode(self.base_offset, &meta.end))?;
-        self.io.write_atomic(&self.index_path(), &content)
-    }
-
-    pub fn max_timestamp(&self) -> Result<TimestampMillis> {
-        self.with_meta(|meta| meta.end.max_timestamp)
-    }
-
-    /// Reads entries that cover offsets in `from..until` from the file: at least one if there is one, then more until
-    /// `max_bytes`.
-    pub fn read(&self, from: Offset, until: Offset, max_bytes: usize) -> Result<FramesRead> {
-        let (mut at, end) = self.with_meta(|meta| (meta.index.position_of(from), meta.end.position))?;
+    /// From the footer, or by reading everything.
+    fn load(&self) -> Result<(SegmentMeta, Producers)> {
         let file = self.file()?;
-        let mut window = Bytes::new();
-        let mut wanted = READ_BYTES.min(max_bytes.max(4 << 10));
-        let (mut read, mut expected) = (FramesRead { frames: Vec::new(), at_end: false }, from);
-        let mut taken = 0;
-        // Frames at or above `until` may be on their way to the disk: nothing behind the last committed one is looked at.
-        while at < end && expected < until && taken < max_bytes {
-            let wrong = match take_frame(&window, Verify::All) {
-                Found::NeedsBytes(bytes) => {
-                    let bytes = bytes.max(wanted);
-                    wanted = READ_BYTES;
-                    let before = window.len();
-                    window = file.read(at, bytes)?;
-                    if window.len() > before || window.len() >= bytes {
-                        continue;
-                    }
-                    "the file ends inside a frame"
-                }
-                Found::Nothing => "zeros stand where a frame was",
-                // Damage in front of what was asked for does not concern this reader, if the header still says how long it is.
-                Found::Bad(why) => match FrameHeader::decode(&window) {
-                    Ok((header, _)) if header.end_offset() <= from && window.len() >= header.frame_bytes as usize => {
-                        window = window.slice(header.frame_bytes as usize..);
-                        at += u64::from(header.frame_bytes);
-                        continue;
-                    }
-                    _ => why,
-                },
-                Found::Frame(frame, _) => {
-                    let bytes = frame.header.frame_bytes as usize;
-                    window = window.slice(bytes..);
-                    at += bytes as u64;
-                    if frame.header.kind == FrameKind::Seal {
-                        break;
-                    }
-                    if !frame.header.kind.is_entry() || frame.end_offset() <= from {
-                        continue;
-                    }
-                    if frame.header.base_offset <= expected {
-                        expected = frame.end_offset();
-                        taken += bytes;
-                        read.frames.push(frame);
-                        continue;
-                    }
-                    "records are missing here"
-                }
-            };
-            // What is whole in front of damage is served; who goes on behind it hears of the damage.
-            return if read.frames.is_empty() { Err(self.corrupt(expected, at, wrong)) } else { Ok(read) };
+        if let Some(footer) = self.read_footer(file.as_ref())?
+            && self.next_base.get().is_none_or(|next_base| footer.end.offset == *next_base)
+        {
+            return Ok(SegmentMeta::of_footer(footer));
         }
-        read.at_end = expected < until && taken < max_bytes;
-        Ok(read)
+        let scan = recovery::scan(file.as_ref(), self.base_offset, None, None)?;
+        Ok((scan.meta, scan.producers))
+    }
+
+    /// The footer of a sealed segment; `None` when there is no whole one.
+    pub fn read_footer(&self, file: &dyn DiskFile) -> Result<Option<Footer>> {
+        let Some(at) = file.len_bytes()?.checked_sub(TRAILER_BYTES) else { return Ok(None) };
+        let Some(trailer) = Trailer::decode(&file.read(at, crate::types::index(TRAILER_BYTES))?) else { return Ok(None) };
+        if trailer.base_offset != self.base_offset || trailer.seal_at + u64::from(trailer.seal_bytes) > at {
+            return Ok(None);
+        }
+        let raw = file.read(trailer.seal_at, trailer.seal_bytes as usize)?;
+        let Found::Frame(frame, _) = take_frame(&raw, Verify::All) else { return Ok(None) };
+        let footer = Footer::decode(&frame.body).filter(|footer| footer.base_offset == self.base_offset);
+        Ok(footer.filter(|_| frame.header.kind == FrameKind::Seal))
+    }
+
+    /// Writes what is known of an active segment beside it, for the start after a clean stop.
+    pub fn save_index(&self, producers: &Producers) -> Result<()> {
+        let footer = self.with_meta(|meta| meta.to_footer(self.base_offset, producers.clone()))?;
+        self.of.io.write_atomic(&self.index_path(), &footer::encode_index_file(&footer))
+    }
+
+    /// What a clean stop left of an active segment. The caller checks that nothing was appended since.
+    pub fn load_index(&self) -> Result<Option<Footer>> {
+        let stored = self.of.io.read_small(&self.index_path())?;
+        Ok(stored.and_then(|raw| footer::decode_index_file(&raw)).filter(|footer| footer.base_offset == self.base_offset))
+    }
+
+    /// Where to start reading for `from`, and where the content ends.
+    pub fn span_of(&self, from: Offset) -> Result<(u64, u64)> {
+        self.with_meta(|meta| (meta.index.position_of(from), meta.end.position))
     }
 
     fn corrupt(&self, offset: Offset, position: u64, detail: &str) -> Error {
-        Error::Corrupt { partition: self.partition, offset, file: self.path.clone(), position, detail: detail.to_owned() }
+        Error::Corrupt { partition: self.of.partition, offset, file: self.path.clone(), position, detail: detail.to_owned() }
     }
 }
 

@@ -6,8 +6,12 @@
 
 use bytes::Bytes;
 
-use super::index::{SegmentEnd, SparseIndex};
+use super::SegmentMeta;
+use super::footer::Footer;
+use super::index::SegmentEnd;
+use super::producers::{Producers, Sent};
 use crate::error::Result;
+use crate::frame::batch::producer_of;
 use crate::frame::header::MAGIC;
 use crate::frame::{Frame, FrameHeader, FrameKind, HEADER_BYTES};
 use crate::io::DiskFile;
@@ -99,15 +103,31 @@ pub(crate) struct Damage {
     pub reason: &'static str,
 }
 
+/// What the log holds in front of a segment.
+#[derive(Clone, Debug)]
+pub(crate) struct Before {
+    /// Where the segment before ends.
+    pub end: SegmentEnd,
+    /// The producers known there.
+    pub producers: Producers,
+    /// The hash of that segment.
+    pub hash: u128,
+}
+
+impl Before {
+    /// In front of a partition's first record.
+    pub fn nothing(base_offset: Offset) -> Self {
+        Self { end: SegmentEnd::empty(base_offset), producers: Producers::default(), hash: 0 }
+    }
+}
+
 /// What a segment file holds.
 #[derive(Debug)]
 pub(crate) struct Scan {
-    /// Where its content ends.
-    pub end: SegmentEnd,
-    /// The index, rebuilt.
-    pub index: SparseIndex,
-    /// A seal frame ends it.
-    pub sealed: bool,
+    /// Its content, with the index rebuilt.
+    pub meta: SegmentMeta,
+    /// The producers known at its end.
+    pub producers: Producers,
     /// Holes at or below W. The rest of the file was read on behind each.
     pub corrupt: Vec<Damage>,
     /// Bytes above W that are not frames: a write that was torn.
@@ -165,26 +185,30 @@ impl Scanner<'_> {
     }
 }
 
-/// Reads a segment from its start. `before` says what the log held in front of it; without it the first entry is taken as
-/// it stands.
+/// Reads a segment from its start. `before` says what the log held in front of it; without it the first entry is taken as it
+/// stands and the chain is not followed, since compaction breaks it. Nothing behind `until` is looked at.
 ///
 /// # Errors
 /// When the disk does not give the bytes back; what the bytes say is in the [`Scan`].
-pub(crate) fn scan(file: &dyn DiskFile, base_offset: Offset, before: Option<SegmentEnd>) -> Result<Scan> {
-    let mut scanner = Scanner { file, len: file.len_bytes()?, window_at: 0, window: Bytes::new() };
+pub(crate) fn scan(file: &dyn DiskFile, base_offset: Offset, before: Option<&Before>, until: Option<u64>) -> Result<Scan> {
+    let file_bytes = file.len_bytes()?;
+    let len = until.map_or(file_bytes, |until| until.min(file_bytes));
+    let mut scanner = Scanner { file, len, window_at: 0, window: Bytes::new() };
+    let start = before.map_or_else(|| SegmentEnd::empty(base_offset), |before| before.end);
+    let end = SegmentEnd { position: 0, ..start }.without_timestamps();
     let mut scan = Scan {
-        end: SegmentEnd { position: 0, ..before.unwrap_or_else(|| SegmentEnd::empty(base_offset)) }.without_timestamps(),
-        index: SparseIndex::default(),
-        sealed: false,
+        meta: SegmentMeta { previous_hash: before.map_or(0, |before| before.hash), ..SegmentMeta::empty(end) },
+        producers: before.map(|before| before.producers.clone()).unwrap_or_default(),
         corrupt: Vec::new(),
         torn: None,
     };
+    let chained = before.is_some();
     // After damage the chain can't be followed across the hole; it is picked up at the next whole entry.
-    let mut resumed = before.is_none();
-    while !scan.sealed && scan.end.position + HEADER_BYTES as u64 <= scanner.len {
-        let at = scan.end.position;
+    let mut resumed = !chained;
+    while !scan.meta.sealed && scan.meta.end.position + HEADER_BYTES as u64 <= scanner.len {
+        let at = scan.meta.end.position;
         let found = match scanner.look(at)? {
-            Found::Frame(frame, crc) => match follow(&mut scan, &frame, crc, resumed) {
+            Found::Frame(frame, crc) => match follow(&mut scan, &frame, crc, chained, resumed) {
                 Ok(()) => {
                     resumed = resumed && !frame.header.kind.is_entry();
                     continue;
@@ -195,12 +219,13 @@ pub(crate) fn scan(file: &dyn DiskFile, base_offset: Offset, before: Option<Segm
             Found::Bad(reason) => Some(reason),
             Found::NeedsBytes(_) => Some("the frame is cut off"),
         };
-        let last = scan.end.raft_index;
+        let last = scan.meta.end.raft_index;
         let promised = scanner.seek(at, |at, frame| {
             frame.header.kind == FrameKind::Flush
                 && FlushBody::decode(&frame.body).is_some_and(|body| body.position == at && body.durable > last)
         })?;
-        let damage = Damage { position: at, offset: scan.end.offset, reason: found.unwrap_or("zeros stand where a frame was") };
+        let offset = scan.meta.end.offset;
+        let damage = Damage { position: at, offset, reason: found.unwrap_or("zeros stand where a frame was") };
         if promised.is_none() {
             let nonzero = found.is_some() || scanner.seek(at, |_, _| true)?.is_some();
             scan.torn = nonzero.then_some(damage);
@@ -209,23 +234,29 @@ pub(crate) fn scan(file: &dyn DiskFile, base_offset: Offset, before: Option<Segm
         scan.corrupt.push(damage);
         let resume = scanner.seek(at + 8, |_, frame| frame.header.kind.is_entry() && frame.header.raft_index > last)?;
         let Some(resume) = resume else { break };
-        scan.end.position = resume;
+        scan.meta.end.position = resume;
         resumed = true;
     }
     Ok(scan)
 }
 
 /// Takes a frame into the scan, if it may stand where the scan is.
-fn follow(scan: &mut Scan, frame: &Frame, crc: u32, resumed: bool) -> Result<(), &'static str> {
-    let (end, header) = (&mut scan.end, &frame.header);
+fn follow(scan: &mut Scan, frame: &Frame, crc: u32, chained: bool, resumed: bool) -> Result<(), &'static str> {
+    let (meta, header) = (&mut scan.meta, &frame.header);
+    let end = &mut meta.end;
     if header.kind.is_entry() {
-        let linked = header.raft_index == end.raft_index.next()
-            && header.base_offset == end.offset
-            && header.previous_crc == end.entry_crc;
+        let dense = header.raft_index == end.raft_index.next() && header.base_offset == end.offset;
+        let linked = dense && (!chained || header.previous_crc == end.entry_crc);
         if !linked && !resumed {
             return Err("the frame does not follow the one before it");
         }
-        scan.index.note(header.base_offset, end.position, end.max_timestamp, resumed);
+        meta.index.note(header.base_offset, end.position, end.max_timestamp, resumed);
+        meta.tally.note(header, &header.encode().0, u64::from(header.offset_span));
+        if header.kind == FrameKind::Batch
+            && let Some(producer) = producer_of(&frame.body)
+        {
+            scan.producers.note(&Sent::new(producer, header.offset_span), header.base_offset);
+        }
         end.offset = header.end_offset();
         end.raft_index = header.raft_index;
         end.entry_crc = crc;
@@ -233,8 +264,18 @@ fn follow(scan: &mut Scan, frame: &Frame, crc: u32, resumed: bool) -> Result<(),
         if header.offset_span > 0 {
             end.max_timestamp = end.max_timestamp.max(header.max_timestamp);
         }
-    } else {
-        scan.sealed = header.kind == FrameKind::Seal;
+    } else if header.kind == FrameKind::Seal {
+        meta.sealed = true;
+        if let Some(footer) = Footer::decode(&frame.body) {
+            meta.compacted = footer.compacted;
+            meta.tally.records = footer.tally.records;
+            end.ceiling = end.ceiling.max(footer.end.ceiling);
+        }
+    } else if header.kind == FrameKind::Flush
+        && let Some(body) = FlushBody::decode(&frame.body)
+        && body.position == end.position
+    {
+        end.ceiling = end.ceiling.max(body.ceiling);
     }
     end.position += u64::from(header.frame_bytes);
     Ok(())

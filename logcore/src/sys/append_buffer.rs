@@ -19,13 +19,58 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Chunks start on page boundaries, as O_DIRECT asks.
 pub const PAGE_BYTES: usize = 4096;
 
-struct Memory {
+/// A page-aligned piece of memory that nobody uses yet. What it holds is what its last user left there.
+pub struct Block {
     start: NonNull<u8>,
     layout: Layout,
-    published: AtomicUsize,
 }
 
-// SAFETY: `Memory` owns its allocation. The single `Appender` writes only above `published`, readers read only below it, and
+// SAFETY: a block is a plain allocation with one owner.
+unsafe impl Send for Block {}
+
+impl Block {
+    /// Allocates `capacity` zeroed bytes, rounded up to whole pages. Pages are touched only when they are written.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        let rounded = capacity.max(1).next_multiple_of(PAGE_BYTES);
+        let layout =
+            Layout::from_size_align(rounded, PAGE_BYTES).expect("a page-aligned size below isize::MAX is a valid layout");
+        // SAFETY: the layout's size is at least one page, so not zero.
+        let raw = unsafe { alloc_zeroed(layout) };
+        let Some(start) = NonNull::new(raw) else { handle_alloc_error(layout) };
+        Self { start, layout }
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.layout.size()
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `Block::new` with this very layout, and freed once, by its only owner.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    }
+}
+
+/// Where blocks go when nobody holds them any more.
+pub trait Home: Send + Sync {
+    /// Takes a block back.
+    fn give_back(&self, block: Block);
+}
+
+struct Memory {
+    /// `None` only while it is dropped.
+    block: Option<Block>,
+    start: NonNull<u8>,
+    capacity: usize,
+    published: AtomicUsize,
+    home: Option<Arc<dyn Home>>,
+}
+
+// SAFETY: `Memory` owns its block. The single `Appender` writes only above `published`, readers read only below it, and
 // `published` is an atomic that orders the two.
 unsafe impl Send for Memory {}
 // SAFETY: as above.
@@ -33,8 +78,9 @@ unsafe impl Sync for Memory {}
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: allocated in `Appender::new` with this very layout, and freed once, by the last owner.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+        if let (Some(block), Some(home)) = (self.block.take(), &self.home) {
+            home.give_back(block);
+        }
     }
 }
 
@@ -50,22 +96,23 @@ pub struct Reader {
 }
 
 impl Appender {
-    /// Allocates `capacity` zeroed bytes, rounded up to whole pages. Pages are touched only when they are written.
+    /// An empty buffer of at least `capacity` bytes with memory of its own.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        let rounded = capacity.max(1).next_multiple_of(PAGE_BYTES);
-        let layout =
-            Layout::from_size_align(rounded, PAGE_BYTES).expect("a page-aligned size below isize::MAX is a valid layout");
-        // SAFETY: the layout's size is at least one page, so not zero.
-        let raw = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(raw) else { handle_alloc_error(layout) };
-        Self { memory: Arc::new(Memory { start, layout, published: AtomicUsize::new(0) }) }
+        Self::over(Block::new(capacity), None)
+    }
+
+    /// An empty buffer over `block`, which goes to `home` when the last of writer and readers is gone.
+    #[must_use]
+    pub fn over(block: Block, home: Option<Arc<dyn Home>>) -> Self {
+        let (start, capacity) = (block.start, block.capacity());
+        Self { memory: Arc::new(Memory { block: Some(block), start, capacity, published: AtomicUsize::new(0), home }) }
     }
 
     /// The bytes this buffer can hold.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.memory.layout.size()
+        self.memory.capacity
     }
 
     /// The bytes written so far.
@@ -91,13 +138,19 @@ impl Appender {
         let mut at = from;
         for piece in pieces {
             // SAFETY: `at + piece.len() <= capacity` by the assertion, the target lies above `published`, where no reader
-            // looks and no other writer exists, and a fresh allocation can't overlap `piece`, which is borrowed elsewhere or
-            // lies below `published`.
+            // looks and no other writer exists, and can't overlap `piece`, which is borrowed elsewhere or lies below
+            // `published`.
             unsafe { std::ptr::copy_nonoverlapping(piece.as_ptr(), self.memory.start.as_ptr().add(at), piece.len()) };
             at += piece.len();
         }
         self.memory.published.store(at, Ordering::Release);
         from..at
+    }
+
+    /// The bytes written so far.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        self.memory.as_slice()
     }
 
     /// Another reading end.
@@ -111,10 +164,16 @@ impl Reader {
     /// The bytes that are published.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
-        let len = self.memory.published.load(Ordering::Acquire);
-        // SAFETY: `len` bytes from `start` were written before they were published, lie inside the allocation, and are never
-        // written again.
-        unsafe { std::slice::from_raw_parts(self.memory.start.as_ptr(), len) }
+        self.memory.as_slice()
+    }
+}
+
+impl Memory {
+    fn as_slice(&self) -> &[u8] {
+        let len = self.published.load(Ordering::Acquire);
+        // SAFETY: `len` bytes from `start` were written before they were published, lie inside the block, which lives as long as
+        // `self`, and are never written again.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), len) }
     }
 }
 

@@ -1,0 +1,155 @@
+//! Walks over the entries of one segment file, in order, verifying each.
+//!
+//! Made by `partition::reader` for what is no longer in RAM. A walk that goes on through a sealed segment reads the next piece of
+//! the file while its caller works on the last one.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, bounded};
+
+use super::Segment;
+use super::recovery::{Found, READ_BYTES, Verify, take_frame};
+use crate::error::Result;
+use crate::frame::{Frame, FrameHeader, FrameKind, HEADER_BYTES};
+use crate::io::DiskFile;
+use crate::types::Offset;
+
+/// Read at once by a walk that reads ahead.
+const AHEAD_BYTES: usize = 1 << 20;
+
+/// See the module docs.
+pub(crate) struct Walk {
+    segment: Arc<Segment>,
+    file: Arc<dyn DiskFile>,
+    /// The file position of the window's start.
+    at: u64,
+    /// Where the content ends.
+    end: u64,
+    window: Bytes,
+    next: Option<Offset>,
+    read_ahead: bool,
+    ahead: Option<(u64, Receiver<Result<Bytes>>)>,
+}
+
+/// What a step of a walk came to.
+pub(crate) struct FramesRead {
+    pub frames: Vec<Frame>,
+    /// Nothing more is in this segment; go on in the next.
+    pub at_end: bool,
+}
+
+impl Walk {
+    /// A walk that starts at or before the entry that covers `from`.
+    pub fn new(segment: &Arc<Segment>, from: Offset, read_ahead: bool) -> Result<Self> {
+        let (at, end) = segment.span_of(from)?;
+        let read_ahead = read_ahead && segment.next_base().is_some();
+        let (segment, file) = (Arc::clone(segment), segment.file()?);
+        Ok(Self { segment, file, at, end, window: Bytes::new(), next: None, read_ahead, ahead: None })
+    }
+
+    /// Behind the last entry that was given out.
+    pub fn next_offset(&self) -> Option<Offset> {
+        self.next
+    }
+
+    /// The segment it walks over.
+    pub fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
+    /// Entries that cover offsets in `from..until`: at least one if there is one, then more until `max_bytes`. `from` must not
+    /// go back between calls.
+    pub fn read(&mut self, from: Offset, until: Offset, max_bytes: usize) -> Result<FramesRead> {
+        let (mut read, mut expected) = (FramesRead { frames: Vec::new(), at_end: false }, from);
+        let mut taken = 0;
+        // Frames at or above `until` may be on their way to the disk: nothing behind the last one asked for is looked at.
+        while self.at < self.end && expected < until && taken < max_bytes {
+            let wrong = match take_frame(&self.window, Verify::All) {
+                Found::NeedsBytes(bytes) => {
+                    if self.fill(bytes, max_bytes)? {
+                        continue;
+                    }
+                    "the file ends inside a frame"
+                }
+                Found::Nothing => "zeros stand where a frame was",
+                // Damage in front of what was asked for does not concern this reader, if the header still says how long it is.
+                Found::Bad(why) => match FrameHeader::decode(&self.window) {
+                    Ok((header, _)) if header.end_offset() <= from && self.window.len() >= header.frame_bytes as usize => {
+                        self.pass(header.frame_bytes as usize);
+                        continue;
+                    }
+                    _ => why,
+                },
+                Found::Frame(frame, _) if frame.header.kind == FrameKind::Seal => break,
+                Found::Frame(frame, _) => {
+                    let bytes = frame.header.frame_bytes as usize;
+                    let wanted = frame.header.kind.is_entry() && frame.end_offset() > from;
+                    if wanted && frame.header.base_offset > expected {
+                        "records are missing here"
+                    } else {
+                        self.pass(bytes);
+                        if wanted {
+                            expected = frame.end_offset();
+                            self.next = Some(expected);
+                            taken += bytes;
+                            read.frames.push(frame);
+                        }
+                        continue;
+                    }
+                }
+            };
+            // What is whole in front of damage is served; who goes on behind it hears of the damage.
+            return if read.frames.is_empty() { Err(self.segment.corrupt(expected, self.at, wrong)) } else { Ok(read) };
+        }
+        read.at_end = expected < until && taken < max_bytes;
+        Ok(read)
+    }
+
+    fn pass(&mut self, bytes: usize) {
+        self.window = self.window.slice(bytes..);
+        self.at += bytes as u64;
+    }
+
+    /// Makes the window at least `bytes` long; `false` when the file does not have them.
+    fn fill(&mut self, bytes: usize, max_bytes: usize) -> Result<bool> {
+        let before = self.window.len();
+        let ahead = self.ahead.take().filter(|(at, _)| *at == self.at).and_then(|(_, coming)| coming.recv().ok());
+        self.window = match ahead {
+            Some(read) => read?,
+            // The first look around a place is a small one: an entry may be all that is wanted.
+            None if before == 0 && !self.read_ahead => {
+                self.file.read(self.at, bytes.max(READ_BYTES.min(max_bytes.max(4 << 10))))?
+            }
+            None => self.file.read(self.at, bytes.max(if self.read_ahead { AHEAD_BYTES } else { READ_BYTES }))?,
+        };
+        if self.window.len() < bytes && self.window.len() <= before {
+            return Ok(false);
+        }
+        if self.read_ahead && self.window.len() >= bytes {
+            self.look_ahead();
+        }
+        Ok(true)
+    }
+
+    /// Has the next piece read: it starts where the last whole frame of the window ends.
+    fn look_ahead(&mut self) {
+        let mut whole = 0;
+        while let Ok((header, _)) = FrameHeader::decode(&self.window[whole..]) {
+            let end = whole + header.frame_bytes as usize;
+            if end > self.window.len() {
+                break;
+            }
+            whole = end;
+        }
+        let next = self.at + whole as u64;
+        if whole < HEADER_BYTES || next >= self.end {
+            return;
+        }
+        let (tell, coming) = bounded(1);
+        let file = Arc::clone(&self.file);
+        let bytes = AHEAD_BYTES.min(crate::types::index(self.end - next));
+        self.segment.of.io.run(Box::new(move || drop(tell.send(file.read(next, bytes)))));
+        self.ahead = Some((next, coming));
+    }
+}
