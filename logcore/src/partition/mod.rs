@@ -41,6 +41,7 @@ use crate::types::{Offset, PartitionRef, RaftIndex};
 pub use admission::Conditions;
 pub use options::{AckClass, Compaction, PartitionOptions, Retention};
 use owner::{BATCH_BYTES_MAX, DurablePlace, Message, Offer};
+pub use reader::LogReader;
 
 /// A batch on its way into the log.
 #[derive(Debug)]
