@@ -68,6 +68,17 @@ pub fn created_files_are_zeros_of_full_length(disk: Box<dyn DiskIo>, folder: &Pa
     assert!(disk.list(folder).unwrap().is_empty());
 }
 
+/// A file that can't be made is not left behind, nor what had its name.
+pub fn a_file_that_does_not_fit_leaves_nothing(disk: Box<dyn DiskIo>, folder: &Path) {
+    let path = folder.join("a.seg");
+    for _ in 0..2 {
+        let error = disk.create(&path, 1 << 50, Fill::Reserved).map(drop).unwrap_err();
+        assert!(matches!(&error, Error::Io { path: named, .. } if *named == path), "{error}");
+        assert!(disk.list(folder).unwrap().is_empty());
+        disk.create(&path, 4_096, Fill::Reserved).unwrap();
+    }
+}
+
 /// Buffers land one after the other, also many, large and empty ones; a read stops at the file's end.
 pub fn buffers_land_in_order(disk: Box<dyn DiskIo>, folder: &Path) {
     let file = disk.create(&folder.join("a.seg"), 4 << 20, Fill::Reserved).unwrap();
@@ -301,6 +312,7 @@ macro_rules! disk_io_suite {
             }
 
             case!(created_files_are_zeros_of_full_length);
+            case!(a_file_that_does_not_fit_leaves_nothing);
             case!(buffers_land_in_order);
             case!(writes_in_flight_all_land);
             case!(large_and_small_writes_see_each_other);
