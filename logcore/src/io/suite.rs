@@ -234,23 +234,25 @@ pub fn a_failed_write_is_reported_and_ends_the_handle(disk: Box<dyn DiskIo>, fol
 /// What is under way ends, whoever lets go of the file, the results and the disk meanwhile.
 pub fn writes_end_when_everything_is_dropped(disk: Box<dyn DiskIo>, folder: &Path) {
     let path = folder.join("a.seg");
-    let file = disk.create(&path, 1 << 20, Fill::Zeros).unwrap();
-    let writes = disk.writes_in_flight_max().min(8);
-    for n in 0..writes {
+    let file = disk.create(&path, 8 << 20, Fill::Zeros).unwrap();
+    let writes = disk.writes_in_flight_max().min(4);
+    // Of different lengths, so that they don't end together.
+    let places = [(0, 64 << 10), (1 << 20, 256 << 10), (2 << 20, 1 << 20), (4 << 20, 4 << 20)];
+    for (at, _) in &places[..writes] {
         let deaf = channel().0;
-        submit(disk.as_ref(), &file, (n * 65_536) as u64, vec![aligned(n, 65_536)], &deaf);
+        submit(disk.as_ref(), &file, *at as u64, vec![aligned(at + 1, 8_192)], &deaf);
     }
     drop(file);
     let file = disk.open(&path).unwrap();
     let (tell, ended) = channel();
-    for n in 0..writes {
-        submit(disk.as_ref(), &file, (1 << 19) + (n * 32_768) as u64, vec![aligned(n, 32_768)], &tell);
+    for (at, len) in &places[..writes] {
+        submit(disk.as_ref(), &file, (at + 8_192) as u64, vec![aligned(*at, len - 8_192)], &tell);
     }
     drop((disk, tell));
     all_ok(&ended, writes);
-    for n in 0..writes {
-        assert_eq!(file.read((n * 65_536) as u64, 65_536).unwrap(), pattern(n, 65_536), "the first round");
-        assert_eq!(file.read((1 << 19) + (n * 32_768) as u64, 32_768).unwrap(), pattern(n, 32_768), "the second");
+    for (at, len) in places[..writes].iter().copied() {
+        assert!(file.read(at as u64, 8_192).unwrap() == pattern(at + 1, 8_192), "the first round");
+        assert!(file.read((at + 8_192) as u64, len - 8_192).unwrap() == pattern(at, len - 8_192), "the second");
     }
     file.write(0, &[Bytes::from_static(b"later")], Durability::Data).unwrap();
     assert_eq!(file.read(0, 5).unwrap(), b"later"[..]);
