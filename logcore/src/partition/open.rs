@@ -112,6 +112,8 @@ fn open_newest(of: &Arc<SegmentsOf>, segments: &mut Vec<Arc<Segment>>, clean: Op
             let opened = Opened { active: None, end, previous_hash: 0, producers, newest_bytes: 0 };
             return Ok(Found { opened, health: Health::Healthy });
         };
+        // It takes frames from now on, unless it turns out to be sealed.
+        newest.pin();
         let before = segments.len().checked_sub(2).map(|at| &segments[at]);
         if let Some(found) = open_clean(newest, before, clean)? {
             return Ok(found);

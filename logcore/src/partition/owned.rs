@@ -542,6 +542,7 @@ impl Owned {
         }
         let base_offset = self.end.offset;
         let segment = Segment::at(&self.shared.of, base_offset);
+        segment.pin();
         segment.set_meta(SegmentMeta { previous_hash: self.previous_hash, ..SegmentMeta::empty(self.end) });
         self.shared.add_segment(Arc::clone(&segment));
         let mut active = Active::new(Arc::clone(&segment), capacity, self.shared.ram(), self.end, self.term);

@@ -115,6 +115,8 @@ pub(crate) struct Segment {
     next_base: OnceLock<Offset>,
     meta: RwLock<Option<SegmentMeta>>,
     facts: OnceLock<Facts>,
+    /// What it keeps in RAM can't be read again yet.
+    pinned: AtomicBool,
     retired: AtomicBool,
     damage: OnceLock<String>,
 }
@@ -142,6 +144,7 @@ impl Segment {
             next_base: OnceLock::new(),
             meta: RwLock::new(None),
             facts: OnceLock::new(),
+            pinned: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             damage: OnceLock::new(),
         })
@@ -177,8 +180,14 @@ impl Segment {
         let _ = self.next_base.set(next_base);
     }
 
+    /// Says that it is being appended to: what it keeps in RAM is nowhere else.
+    pub fn pin(&self) {
+        self.pinned.store(true, Ordering::SeqCst);
+    }
+
     /// Says that all of it, the footer included, is durable: what it keeps in RAM can be read again.
     pub fn settled(&self) {
+        self.pinned.store(false, Ordering::SeqCst);
         self.of.recent.touch(&self.this);
     }
 
@@ -202,6 +211,9 @@ impl Segment {
 
     /// Lets go of what can be read again; called by [`Recent`].
     pub fn forget(&self) {
+        if self.pinned.load(Ordering::SeqCst) {
+            return;
+        }
         *self.file.write().expect("no code panics inside") = None;
         *self.meta.write().expect("no code panics inside") = None;
     }
