@@ -150,7 +150,8 @@ impl FrameHeader {
         };
         let frame_bytes = header.frame_bytes as usize;
         // So far below what a u64 holds that nothing computed from them overflows.
-        if [header.base_offset.value(), header.raft_index.value(), header.term.value()].iter().any(|number| *number > NUMBER_MAX) {
+        if [header.base_offset.value(), header.raft_index.value(), header.term.value()].iter().any(|number| *number > NUMBER_MAX)
+        {
             return Err("the frame's numbers are out of range");
         }
         let lengths_agree = frame_bytes.is_multiple_of(8)

@@ -45,14 +45,24 @@ impl Partition {
     }
 
     fn read_with(&self, from: Offset, max_bytes: usize, walk: &mut Option<Walk>, read_ahead: bool) -> Result<Vec<Frame>> {
+        self.look_again(|| {
+            let read = self.try_read(from, max_bytes, walk, read_ahead);
+            if read.is_err() {
+                *walk = None;
+            }
+            read
+        })
+    }
+
+    /// Tries again when a segment was replaced or dropped meanwhile.
+    fn look_again<T>(&self, mut look: impl FnMut() -> Result<T>) -> Result<T> {
         for _ in 0..RETIRED_MAX {
-            match self.try_read(from, max_bytes, walk, read_ahead) {
-                Err(Error::Retired { .. }) => *walk = None,
+            match look() {
+                Err(Error::Retired { .. }) => self.shared.changed(),
                 other => return other,
             }
-            std::thread::yield_now();
         }
-        self.try_read(from, max_bytes, walk, read_ahead)
+        look()
     }
 
     fn try_read(&self, from: Offset, max_bytes: usize, walk: &mut Option<Walk>, read_ahead: bool) -> Result<Vec<Frame>> {
@@ -118,8 +128,10 @@ impl Partition {
         if offset >= self.shared.committed.get() {
             return Ok(None);
         }
-        let Some(segment) = self.segment_of(offset) else { return Ok(None) };
-        Ok(Some((segment.base_offset, segment.span_of(offset)?.0)))
+        self.look_again(|| {
+            let Some(segment) = self.segment_of(offset) else { return Ok(None) };
+            Ok(Some((segment.base_offset, segment.span_of(offset)?.0)))
+        })
     }
 
     /// The offset of the first committed record whose timestamp is `timestamp` or later; the committed end when there is none.
@@ -127,6 +139,10 @@ impl Partition {
     /// # Errors
     /// As [`Self::read`].
     pub fn offset_at(&self, timestamp: TimestampMillis) -> Result<Offset> {
+        self.look_again(|| self.search_time(timestamp))
+    }
+
+    fn search_time(&self, timestamp: TimestampMillis) -> Result<Offset> {
         let end = self.shared.committed.get();
         for segment in self.shared.segments() {
             if segment.with_meta(|meta| meta.end.max_timestamp)? < timestamp {
@@ -134,7 +150,11 @@ impl Partition {
             }
             let mut from = segment.with_meta(|meta| meta.index.offset_before(timestamp))?.unwrap_or(segment.base_offset);
             while from < end {
-                let frames = self.read(from, TIME_SEARCH_BYTES)?;
+                let frames = match self.read(from, TIME_SEARCH_BYTES) {
+                    // Dropped meanwhile; what is left is in the segments behind it.
+                    Err(Error::OffsetOutOfRange { .. }) => break,
+                    read => read?,
+                };
                 let Some(last) = frames.last() else { break };
                 from = last.end_offset();
                 for frame in frames.iter().filter(|frame| frame.header.max_timestamp >= timestamp) {

@@ -150,6 +150,18 @@ impl Segment {
         })
     }
 
+    /// The same file once more, for the list, when this one was retired and the file stayed.
+    pub fn again(&self) -> Arc<Self> {
+        let again = Self::at(&self.of, self.base_offset);
+        if let Some(next_base) = self.next_base() {
+            again.followed_by(next_base);
+        }
+        if let Some(facts) = self.facts.get() {
+            let _ = again.facts.set(*facts);
+        }
+        again
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -334,6 +346,15 @@ impl Segment {
     /// Where to start reading for `from`, and where the content ends.
     pub fn span_of(&self, from: Offset) -> Result<(u64, u64)> {
         self.with_meta(|meta| (meta.index.position_of(from), meta.end.position))
+    }
+
+    /// Fails when someone who went through all of it came only as far as `end`.
+    pub fn check_complete(&self, end: Option<Offset>) -> Result<()> {
+        let (end, position) = (end.unwrap_or(self.base_offset), self.known_bytes().unwrap_or(0));
+        match self.next_base().filter(|next_base| end < *next_base) {
+            Some(_) => Err(self.corrupt(end, position, "it ends before the next segment begins")),
+            None => Ok(()),
+        }
     }
 
     fn corrupt(&self, offset: Offset, position: u64, detail: &str) -> Error {
