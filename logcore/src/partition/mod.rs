@@ -378,7 +378,9 @@ impl Evict for Shared {
 
     fn evict_oldest(&self) -> bool {
         let durable = self.durable_place();
-        self.tail.write().expect("no code panics inside").drop_oldest(durable)
+        let mut tail = self.tail.write().expect("no code panics inside");
+        // Since it was asked, its owner may have let go of all but the one that is being filled.
+        tail.len() > 1 && tail.drop_oldest(durable)
     }
 
     fn listed(&self) -> &AtomicBool {

@@ -86,15 +86,18 @@ impl Partition {
                 }
             }
             // What is not durable is in RAM; a file is read no further than it was written.
-            let in_file = until.min(self.shared.flushed.get());
+            let flushed = self.shared.flushed.get();
+            let in_file = until.min(flushed);
+            // A walk over what still grows has seen zeros where there will be frames: it is not kept.
+            let is_whole = segment.next_base().is_some_and(|end| end <= flushed);
             let mut stepping = match walk.take().filter(|walk| walk.segment().base_offset == segment.base_offset) {
                 Some(walk) => walk,
-                None => Walk::new(&segment, from, read_ahead)?,
+                None => Walk::new(&segment, from, read_ahead && is_whole)?,
             };
             let read = stepping.read(from, in_file, max_bytes)?;
             if !read.frames.is_empty() {
                 self.shared.reads.count(false);
-                *walk = Some(stepping);
+                *walk = Some(stepping).filter(|_| is_whole);
                 return Ok(read.frames);
             }
             let next = segment.next_base().filter(|_| read.at_end);
@@ -115,7 +118,11 @@ impl Partition {
         if self.shared.tail.read().expect("no code panics inside").start().is_none_or(|start| from < start) {
             return Ok(None);
         }
-        let (at, _) = segment.span_of(from)?;
+        // What is in RAM of a compacted segment are the old file's bytes: the index speaks of another one.
+        let (at, is_compacted) = segment.with_meta(|meta| (meta.index.position_of(from), meta.compacted))?;
+        if is_compacted {
+            return Ok(None);
+        }
         Ok(self.shared.tail.read().expect("no code panics inside").bytes_from(from, segment.base_offset, at))
     }
 
