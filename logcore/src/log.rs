@@ -22,7 +22,7 @@ use crate::io::probe::{self, Backend};
 use crate::keeper::{Keeper, Kept};
 use crate::partition::open::Opening;
 use crate::partition::owner::{self, Owner};
-use crate::partition::{CleanState, Closing, Mailbox, PERMIT_BYTES, Partition, PartitionOptions};
+use crate::partition::{CleanState, Compaction, Closing, Mailbox, PERMIT_BYTES, Partition, PartitionOptions};
 use crate::ram::arena::Arena;
 use crate::segment::recent::Recent;
 use crate::sys::fs::FolderLock;
@@ -207,6 +207,10 @@ impl Log {
         let mut options = self.options.partition.clone();
         if id.stream < StreamId::FIRST_USER {
             options.segment_bytes = options.segment_bytes.min(INTERNAL_SEGMENT_BYTES);
+        }
+        if id.stream == StreamId::CURSORS {
+            // Only where a cursor stands now is ever asked for.
+            options.compaction = Some(Compaction::default());
         }
         self.open_partition_with(id, options)
     }

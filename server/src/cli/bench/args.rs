@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use clap::Args;
+use logcore::io::probe::Backend;
 use logcore::{AckClass, Compression};
 
 use super::payload::HEADER_BYTES;
 use crate::cli::OutputFlags;
-use crate::config::{DiskIo, Size};
+use crate::config::Size;
 
 /// `headwater bench log`.
 #[derive(Args, Clone, Debug)]
@@ -101,7 +102,7 @@ pub struct Plan {
     pub read_seconds: Duration,
     /// Batches of all producers together.
     pub batches_max: u64,
-    pub disk_io: DiskIo,
+    pub disk_io: Backend,
 }
 
 impl LogArgs {
@@ -110,7 +111,7 @@ impl LogArgs {
         let Ok(ack) = self.ack.parse() else {
             bail!("--ack \"{}\" is not an acknowledgement class of this build; use memory or disk", self.ack)
         };
-        let disk_io = self.disk_io.parse().map_err(|message: String| anyhow::anyhow!("--disk-io: {message}"))?;
+        let disk_io = self.disk_io.parse().map_err(|error| anyhow::anyhow!("--disk-io: {error}"))?;
         let (record_bytes, batch_bytes) = (self.record_bytes.len(), self.batch_bytes.len());
         ensure!(
             (HEADER_BYTES..=logcore::frame::header::FRAME_BYTES_MAX).contains(&record_bytes),

@@ -9,7 +9,6 @@ use logcore::{Log, LogOptions, Partition, PartitionOptions, PartitionRef, Retent
 
 use super::args::{LogArgs, Plan};
 use crate::cli::demo::TemporaryFolder;
-use crate::config::DiskIo;
 
 /// Where a run writes.
 pub struct Folder {
@@ -48,10 +47,7 @@ pub fn open_log(folder: &Folder, args: &LogArgs, plan: &Plan) -> Result<Log> {
     if let Some(memory) = args.memory {
         options.memory_bytes_max = memory.0;
     }
-    // The one place that chooses the backend.
-    match plan.disk_io {
-        DiskIo::Auto | DiskIo::Pool => {}
-    }
+    options.disk = plan.disk_io;
     Ok(Log::open(folder.path(), options)?)
 }
 
