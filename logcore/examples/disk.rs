@@ -1,4 +1,4 @@
-//! Measures every disk backend on a folder: `cargo run --release -p logcore --example disk -- FOLDER [MEGABYTES]`.
+//! Measures disk backends on a folder: `cargo run --release -p logcore --example disk -- FOLDER [MEGABYTES [BACKEND...]]`.
 //!
 //! Sequential durable writes with one and four under way, small ones one after the other, and sequential reads. The order in
 //! which the log tries backends comes from here; compare with `fio --direct=1 --sync=dsync` on the same folder in the same hour.
@@ -21,7 +21,7 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     let folder = arguments.next().expect("the first argument names a folder to write to");
     let megabytes: u64 = arguments.next().map_or(512, |text| text.parse().expect("the second is a number of megabytes"));
-    let folder = Path::new(&folder);
+    let (folder, wanted) = (Path::new(&folder), arguments.collect::<Vec<_>>());
     let mut disks: Vec<(&str, Box<dyn DiskIo>)> = vec![
         ("buffered", Box::new(PoolDisk::start_buffered(4, 64).unwrap())),
         ("pool", Box::new(PoolDisk::start(folder, 4, 64).unwrap())),
@@ -32,6 +32,7 @@ fn main() {
             Err(error) => println!("{error}"),
         }
     }
+    disks.retain(|(name, _)| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name));
     println!("| backend | fill | 1 MiB x1 | 1 MiB x4 | 4 MiB x1 | 4 MiB x4 | 4 KiB x1 | fill | read 1 MiB |");
     println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     for fill in [Fill::Zeros, Fill::Reserved] {
