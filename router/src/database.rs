@@ -545,6 +545,12 @@ impl Database {
         self.log().memory_bytes()
     }
 
+    /// How the disk is reached, and why so.
+    #[must_use]
+    pub fn disk_detail(&self) -> &str {
+        self.log().disk_detail()
+    }
+
     /// The disk's backend.
     #[must_use]
     pub fn disk_backend(&self) -> &'static str {
