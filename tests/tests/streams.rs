@@ -277,3 +277,53 @@ fn retention_drops_the_oldest_and_what_begins_later_begins_at_what_is_left() {
     }
     assert!(server.get("/readyz").status == 200, "{}", server.get("/readyz").body);
 }
+
+/// The value of a metric of partition 0 of a stream.
+fn metric(text: &str, name: &str, stream: &str) -> u64 {
+    let start = format!("headwater_{name}{{stream=\"{stream}\",partition=\"0\"}} ");
+    let line = text.lines().find_map(|line| line.strip_prefix(&start)).unwrap_or_else(|| panic!("{start} in {text}"));
+    line.parse().unwrap()
+}
+
+#[test]
+fn what_is_kept_where_is_shown_by_partition_by_stream_and_as_a_whole() {
+    let (server, _data) = start();
+    let _ = server.sql("CREATE STREAM a WITH (partitions = 2); CREATE STREAM b");
+    let _ = server.append("b", &commit_lines(0..500));
+    for partition in 0..2 {
+        let _ = appended(&server, "a", &json!({"records": [{"value": 1, "partition": partition}]}));
+    }
+    let _ = server.get("/v1/streams/b/partitions/0/records");
+    let text = server.get("/metrics").body;
+    for (name, value) in [
+        ("partition_log_start_offset", 0),
+        ("partition_committed_offset", 500),
+        ("partition_flushed_offset", 500),
+        ("partition_appended_offset", 500),
+        ("partition_segments", 1),
+        ("partition_ram_segments", 1),
+        ("partition_unflushed_records", 0),
+        ("partition_damaged_segments", 0),
+        ("partition_writable", 1),
+    ] {
+        assert_eq!(metric(&text, name, "b"), value, "{name}");
+    }
+    assert!(metric(&text, "partition_ram_hits_total", "b") > 0 && metric(&text, "partition_ram_chunks", "b") > 0);
+    for name in
+        ["ram_tier_used_bytes", "ram_tier_budget_bytes", "ram_tier_chunks", "ram_tier_hits_total", "ram_tier_misses_total"]
+    {
+        assert!(text.contains(&format!("\nheadwater_{name} ")), "{name} in {text}");
+    }
+    let a = stream(&server, "a");
+    assert_eq!(
+        (&a["totals"]["records"], &a["totals"]["segments"], &a["totals"]["ram_segments"]),
+        (&json!(2), &json!(2), &json!(2))
+    );
+    let all = server.get("/v1/streams").json();
+    let of = |streams: &Value, name: &str| -> u64 {
+        streams.as_array().unwrap().iter().map(|s| s["totals"][name].as_u64().unwrap()).sum()
+    };
+    assert_eq!(all["ram"]["chunks"], of(&all["streams"], "ram_chunks"));
+    assert_eq!(all["ram"]["hits"], of(&all["streams"], "ram_hits"));
+    assert!(all["ram"]["used_bytes"].as_u64().unwrap() <= all["ram"]["budget_bytes"].as_u64().unwrap());
+}

@@ -415,6 +415,8 @@ pub struct PartitionStatus {
     pub segments: usize,
     /// Bytes of records and frames on disk; sealed segments nobody read since the start count with their whole length.
     pub bytes: u64,
+    /// Segments of which at least a part is in RAM.
+    pub ram_segments: usize,
     /// Chunks in RAM.
     pub ram_chunks: usize,
     /// Their bytes.
@@ -543,11 +545,12 @@ impl Partition {
     /// A picture of its state.
     #[must_use]
     pub fn status(&self) -> PartitionStatus {
-        let (ram_chunks, ram_bytes) = {
+        let (ram_chunks, ram_bytes, ram_start) = {
             let tail = self.shared.tail.read().expect("no code panics inside");
-            (tail.len(), tail.len_bytes())
+            (tail.len(), tail.len_bytes(), tail.start())
         };
         let segments = self.shared.segments();
+        let in_ram = |segment: &&Arc<Segment>| ram_start.is_some_and(|start| segment.next_base().is_none_or(|end| end > start));
         let segment_bytes = self.shared.options().segment_bytes;
         // What was not looked into since the start is full, but for the little its seal left free.
         let bytes = segments.iter().map(|segment| segment.known_bytes().unwrap_or(segment_bytes)).sum();
@@ -558,6 +561,7 @@ impl Partition {
             appended: self.shared.appended.get(),
             segments: segments.len(),
             bytes,
+            ram_segments: segments.iter().filter(in_ram).count(),
             ram_chunks,
             ram_bytes,
             ram_hits: self.shared.reads.ram.load(Ordering::Relaxed),
