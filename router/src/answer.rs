@@ -6,9 +6,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::execution::SendableRecordBatchStream;
-use logcore::AckClass;
 use logcore::materialize::DeadLetter;
 use logcore::partition::PartitionStatus;
+use logcore::{AckClass, ProducerSequence};
 use serde::Serialize;
 
 use crate::position::Cut;
@@ -69,6 +69,17 @@ pub struct AppendRecord {
     pub timestamp: Option<i64>,
     /// Overrides the choice by key.
     pub partition: Option<u32>,
+    /// Append only if this is so of the key; all records of the request then go to one partition.
+    pub expect: Option<Expect>,
+}
+
+/// What whoever appends knows of a key of one partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// It has no record.
+    NoRecord,
+    /// Its last record has this offset.
+    Last(u64),
 }
 
 /// Records to append, and how.
@@ -78,6 +89,8 @@ pub struct AppendRequest {
     pub records: Vec<AppendRecord>,
     /// The least acknowledgement class; the stream's own still applies if it is stronger.
     pub ack: Option<AckClass>,
+    /// Who sends it, so that it is known when it is sent again; all records then go to one partition.
+    pub producer: Option<ProducerSequence>,
     /// Give up then.
     pub deadline: Instant,
 }
@@ -86,7 +99,7 @@ impl AppendRequest {
     /// Appends `records` as the stream says.
     #[must_use]
     pub fn new(records: Vec<AppendRecord>, deadline: Instant) -> Self {
-        Self { records, ack: None, deadline }
+        Self { records, ack: None, producer: None, deadline }
     }
 }
 
@@ -97,6 +110,8 @@ pub struct AppendAnswer {
     pub position: Cut,
     /// The class that was met, the weakest of all partitions.
     pub ack: AckClass,
+    /// It was in the log already: its producer sent it again.
+    pub duplicate: bool,
 }
 
 /// Where to begin reading.

@@ -1,6 +1,15 @@
 //! Appending to streams: one atomic batch per partition, answered when its acknowledgement class is met.
 //!
-//! Every door's records come through [`Database::append_with`].
+//! Every door's records come through [`Database::append_with`]; those that [`expect`] something of their keys are judged first.
+//! In a stream where anybody does, all appends say what keys they write ([`tracking`]).
+//!
+//! # Invariants
+//! Everything that can be refused is refused before the first batch is on its way; what is on its way is finished, also when the
+//! client vanishes ([`finishing`]).
+
+mod expect;
+pub(crate) mod finishing;
+pub(crate) mod tracking;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,10 +21,12 @@ use logcore::{
     AckClass, BatchBuilder, ErrorKind, NewRecord, Partition, PartitionRef, Proposal, StreamId, TimestampMillis, sys::clock,
 };
 
+use self::finishing::Finishing;
 use crate::answer::{AppendAnswer, AppendRecord, AppendRequest};
 use crate::catalog::StreamDef;
 use crate::database::Database;
 use crate::error::{Error, Result, sqlstate};
+use crate::key_hash::key_hash;
 use crate::partitioner::by_key;
 use crate::position::Cut;
 
@@ -57,6 +68,81 @@ struct Prepared {
     proposal: Proposal,
 }
 
+/// A batch being built, and its keys.
+#[derive(Default)]
+struct Gathered {
+    batch: BatchBuilder,
+    keys: Vec<Bytes>,
+}
+
+/// Queues one batch after the other and waits for all.
+async fn send(stream: String, prepared: Vec<Prepared>, least: AckClass, deadline: Instant) -> Result<AppendAnswer, AppendError> {
+    let mut tickets = Vec::with_capacity(prepared.len());
+    for Prepared { partition, records, log, proposal } in prepared {
+        tickets.push((partition, records, log.append(proposal, deadline).await));
+    }
+    let (mut position, mut met, mut duplicate) = (Cut::new(), None::<AckClass>, false);
+    let (mut appended_records, mut failed) = (0, None);
+    for (partition, records, ticket) in tickets {
+        let appended = match ticket {
+            Ok(ticket) => ticket.committed().await,
+            Err(error) => Err(error),
+        };
+        match appended {
+            Ok(appended) => {
+                position.raise(&stream, partition, appended.end_offset());
+                met = Some(met.map_or(appended.ack, |met| met.min(appended.ack)));
+                duplicate |= appended.duplicate;
+                appended_records += records;
+            }
+            Err(error) => failed = Some(Error::from(error)),
+        }
+    }
+    match failed {
+        None => Ok(AppendAnswer { position, ack: met.unwrap_or(least), duplicate }),
+        Some(error) => Err(AppendError { error, appended: position, records: appended_records }),
+    }
+}
+
+/// The partition that a record asks for, by number or by its key; none: any.
+fn partition_of(def: &StreamDef, n: usize, record: &AppendRecord) -> Result<Option<u32>> {
+    match (record.partition, &record.key) {
+        (Some(partition), _) if partition < def.partitions => Ok(Some(partition)),
+        (Some(partition), _) => {
+            let message = format!("record {n}: stream \"{}\" has no partition {partition}", def.name);
+            Err(Error::invalid(message).hint(format!("it has {}, counted from 0", def.partitions)))
+        }
+        (None, Some(key)) => Ok(Some(by_key(key, def.partitions))),
+        (None, None) => Ok(None),
+    }
+}
+
+/// The partition that all records of a request must go to; none: each where it belongs.
+fn home(def: &StreamDef, request: &AppendRequest) -> Result<Option<u32>> {
+    let expects = request.records.iter().any(|record| record.expect.is_some());
+    if request.producer.is_none() && !expects {
+        return Ok(None);
+    }
+    for (n, record) in request.records.iter().enumerate() {
+        if let Some(partition) = partition_of(def, n, record)? {
+            return Ok(Some(partition));
+        }
+    }
+    if def.partitions == 1 || request.records.is_empty() {
+        return Ok(Some(0));
+    }
+    let message =
+        format!("stream \"{}\" has {} partitions, and the records of a producer don't say which", def.name, def.partitions);
+    Err(Error::invalid(message)
+        .hint("a request that is sent again must go where it went before: give records a key or a partition"))
+}
+
+fn two_partitions(request: &AppendRequest, home: u32, other: u32) -> Error {
+    let what = if request.producer.is_some() { "producer" } else { "expect" };
+    let message = format!("the records of a request with \"{what}\" go to one partition, these go to {home} and {other}");
+    Error::invalid(message).hint("it is atomic in one partition only: send the records of each partition by themselves")
+}
+
 impl Database {
     /// Appends records as the stream says, and answers where they are.
     ///
@@ -78,58 +164,51 @@ impl Database {
             let message = format!("stream \"{stream}\" belongs to the database and can't be appended to");
             return Err(Error::new(sqlstate::WRONG_OBJECT_TYPE, ErrorKind::Invalid, message).into());
         }
+        if request.records.iter().any(|record| record.expect.is_some()) {
+            return self.append_expecting(def, &request).await;
+        }
+        let entry = self.tracking().enter(def.id).await;
         // Everything that can be refused is, before the first batch is on its way.
-        let prepared = self.prepare(def, &request)?;
-        let mut tickets = Vec::with_capacity(prepared.len());
-        for Prepared { partition, records, log, proposal } in prepared {
-            tickets.push((partition, records, log.append(proposal, request.deadline).await));
-        }
-        let ack = request.ack.map_or(def.options.ack, |ack| ack.max(def.options.ack));
-        let (mut answer, mut met) = (AppendAnswer { position: Cut::new(), ack }, None::<AckClass>);
-        let (mut appended_records, mut failed) = (0, None);
-        for (partition, records, ticket) in tickets {
-            let appended = match ticket {
-                Ok(ticket) => ticket.committed().await,
-                Err(error) => Err(error),
-            };
-            match appended {
-                Ok(appended) => {
-                    answer.position.raise(&def.name, partition, appended.end_offset());
-                    met = Some(met.map_or(appended.ack, |met| met.min(appended.ack)));
-                    appended_records += records;
-                }
-                Err(error) => failed = Some(Error::from(error)),
-            }
-        }
-        answer.ack = met.unwrap_or(ack);
-        match failed {
-            None => Ok(answer),
-            Some(error) => Err(AppendError { error, appended: answer.position, records: appended_records }),
-        }
+        let prepared = self.prepare(def, &request, entry.is_tracked())?;
+        let least = request.ack.map_or(def.options.ack, |ack| ack.max(def.options.ack));
+        let name = def.name.clone();
+        let sending = async move {
+            let answer = send(name, prepared, least, request.deadline).await;
+            drop(entry);
+            answer
+        };
+        Finishing::new(self.runtime().clone(), sending).await
     }
 
-    fn prepare(&self, def: &StreamDef, request: &AppendRequest) -> Result<Vec<Prepared>> {
-        let batches = self.batches(def, &request.records)?.into_iter().map(|(partition, batch)| {
+    /// Builds one batch for each partition; `tracked` ones say which keys they write.
+    fn prepare(&self, def: &StreamDef, request: &AppendRequest, tracked: bool) -> Result<Vec<Prepared>> {
+        let batches = self.batches(def, request)?;
+        let mut prepared = Vec::with_capacity(batches.len());
+        for (partition, Gathered { mut batch, keys }) in batches {
             let (records, log) = (u64::from(batch.count()), self.partition(def, partition)?);
-            let proposal = Proposal::from_records(batch, def.options.compression())?;
-            let proposal = proposal.acknowledged(request.ack.unwrap_or(AckClass::Memory));
-            Ok(Prepared { partition, records, log, proposal })
-        });
-        batches.collect()
+            if let Some(producer) = request.producer {
+                batch = batch.produced_by(producer)?;
+            }
+            let mut proposal = Proposal::from_records(batch, def.options.compression())?;
+            proposal = proposal.acknowledged(request.ack.unwrap_or(AckClass::Memory));
+            if tracked {
+                proposal = proposal.writing(keys.iter().map(|key| key_hash(key)).collect());
+            }
+            prepared.push(Prepared { partition, records, log, proposal });
+        }
+        Ok(prepared)
     }
 
-    fn batches(&self, def: &StreamDef, records: &[AppendRecord]) -> Result<BTreeMap<u32, BatchBuilder>> {
-        let now = clock::now();
+    fn batches(&self, def: &StreamDef, request: &AppendRequest) -> Result<BTreeMap<u32, Gathered>> {
+        let (now, home) = (clock::now(), home(def, request)?);
         let max = self.options().limits.record_bytes_max;
-        let mut batches: BTreeMap<u32, BatchBuilder> = BTreeMap::new();
-        for (n, record) in records.iter().enumerate() {
-            let partition = match (record.partition, &record.key) {
-                (Some(partition), _) if partition < def.partitions => partition,
-                (Some(partition), _) => {
-                    let message = format!("record {n}: stream \"{}\" has no partition {partition}", def.name);
-                    return Err(Error::invalid(message).hint(format!("it has {}, counted from 0", def.partitions)));
-                }
-                (None, Some(key)) => by_key(key, def.partitions),
+        let mut batches: BTreeMap<u32, Gathered> = BTreeMap::new();
+        for (n, record) in request.records.iter().enumerate() {
+            let partition = match (partition_of(def, n, record)?, home) {
+                (Some(partition), Some(home)) if partition != home => return Err(two_partitions(request, home, partition)),
+                (Some(partition), _) => partition,
+                // A record that does not care goes with the others where they must stay together.
+                (None, Some(home)) => home,
                 (None, None) => NEXT_PARTITION.fetch_add(1, Ordering::Relaxed) % def.partitions,
             };
             let headers: Vec<(&str, Option<&[u8]>)> =
@@ -141,7 +220,9 @@ impl Database {
                 return Err(Error::new(sqlstate::PROGRAM_LIMIT_EXCEEDED, ErrorKind::TooLarge, message)
                     .hint("store large values elsewhere and append a reference"));
             }
-            batches.entry(partition).or_default().push(&NewRecord {
+            let gathered = batches.entry(partition).or_default();
+            gathered.keys.extend(record.key.clone());
+            gathered.batch.push(&NewRecord {
                 key: record.key.as_deref(),
                 value: record.value.as_deref(),
                 headers: &headers,

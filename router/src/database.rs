@@ -25,6 +25,8 @@ use crate::answer::{
     DeadLetterInfo, PartitionInfo, RamInfo, RebuildInfo, Rows, SqlAnswer, SqlRequest, StreamInfo, StreamTotals, ViewInfo,
     ViewPartitionInfo,
 };
+use crate::append::finishing::Finishing;
+use crate::append::tracking::Tracking;
 use crate::catalog::materializer::{Catalog, encode};
 use crate::catalog::{CatalogRecord, CatalogState, StreamDef, TableDef, TableKind};
 use crate::cut;
@@ -32,6 +34,7 @@ use crate::error::{Error, Result, sqlstate};
 use crate::position::Cut;
 use crate::query::{self, Context};
 use crate::session;
+use crate::sql::ddl::Ddl;
 use crate::sql::parse::{Statement, parse};
 use crate::sql::rewrite::{TableUse, Uses};
 use crate::units::show_span;
@@ -106,6 +109,7 @@ struct Inner {
     catalog: Catalog,
     catalog_task: Arc<Task>,
     views: Views,
+    tracking: Tracking,
     session: SessionState,
     ddl: Mutex<()>,
     handle: Handle,
@@ -160,6 +164,7 @@ impl Database {
             catalog,
             catalog_task: Arc::clone(&task),
             views,
+            tracking: Tracking::default(),
             session,
             ddl: Mutex::new(()),
             handle: handle.clone(),
@@ -186,7 +191,10 @@ impl Database {
                 }
             }
         }
-        for table in catalog.tables() {
+        for table in catalog.all_tables() {
+            if table.is_hidden() {
+                self.tracking().start_with(table.stream().value());
+            }
             let Some(stream) = catalog.stream_by_id(table.stream()) else { continue };
             match self.views().open(table, stream).await {
                 Ok(view) => {
@@ -237,6 +245,10 @@ impl Database {
 
     pub(crate) fn views(&self) -> &Views {
         &self.inner.views
+    }
+
+    pub(crate) fn tracking(&self) -> &Tracking {
+        &self.inner.tracking
     }
 
     pub(crate) fn session(&self) -> &SessionState {
@@ -313,7 +325,7 @@ impl Database {
 
     async fn execute(&self, statement: Statement, context: Context<'_>) -> Result<SqlAnswer> {
         let statement = match statement {
-            Statement::Ddl(ddl) => return define::execute(self, ddl, context).await,
+            Statement::Ddl(ddl) => return self.execute_ddl(ddl, context).await,
             Statement::Sql(statement) => statement,
         };
         if let Some(answer) = fast_path::execute(self, &statement, context).await {
@@ -334,6 +346,16 @@ impl Database {
         let planned = query::plan(self, *statement, context, None).await?;
         let (schema, cut) = (planned.schema(), planned.cut().clone());
         Ok(SqlAnswer::Rows(Rows { schema, stream: planned.run(self, context.deadline)?, cut }))
+    }
+
+    /// A change of definitions is finished also when the client vanishes: half of one would be found by the next.
+    async fn execute_ddl(&self, ddl: Ddl, context: Context<'_>) -> Result<SqlAnswer> {
+        let (database, params, wait, deadline) = (self.clone(), context.params.to_vec(), context.wait.clone(), context.deadline);
+        let work = async move {
+            let context = Context { params: &params, wait: &wait, deadline };
+            define::execute(&database, ddl, context).await
+        };
+        Finishing::new(self.runtime().clone(), work).await
     }
 
     /// Waits until `cut` is visible in every view of its streams.
@@ -398,7 +420,8 @@ impl Database {
     /// # Errors
     /// Unknown tables; a rebuild that is running already.
     pub async fn rebuild(&self, name: &str) -> Result<ViewInfo> {
-        define::rebuild(self, name).await?;
+        let (database, of) = (self.clone(), name.to_owned());
+        Finishing::new(self.runtime().clone(), async move { define::rebuild(&database, &of).await }).await?;
         self.view(name)
     }
 
@@ -461,11 +484,12 @@ impl Database {
         }
     }
 
-    /// All views.
+    /// All views; those that the database made for itself only when they are not in order.
     #[must_use]
     pub fn view_infos(&self) -> Vec<ViewInfo> {
         let catalog = self.catalog();
-        catalog.tables().map(|table| self.view_info(table)).collect()
+        let infos = catalog.all_tables().map(|table| (table.is_hidden(), self.view_info(table)));
+        infos.filter(|(hidden, info)| !hidden || info.state != "running").map(|(_, info)| info).collect()
     }
 
     /// One view.

@@ -4,6 +4,7 @@
 //! The catalog's record is the definition. A stop between it and the folders leaves either folders that nothing names, removed
 //! at the next start, or a definition without folders, which are then made.
 
+pub(crate) mod key_view;
 mod options;
 mod stream;
 
@@ -15,13 +16,15 @@ use rowstore::{ColumnType, TableSchema};
 use tsstore::{FieldKind, SeriesSchema};
 
 use crate::answer::SqlAnswer;
-use crate::catalog::{CatalogRecord, CatalogState, SeriesDef, Source, TableDef, TableKind};
+use crate::catalog::{CatalogRecord, CatalogState, SeriesDef, Source, StreamDef, TableDef, TableKind};
 use crate::database::Database;
 use crate::error::{Error, Result, sqlstate};
+use crate::position::Cut;
 use crate::query::Context;
 use crate::sql::ddl::{CreateTable, Ddl, Options};
 use crate::units::{SPAN_HINT, parse_span};
 use crate::view::rebuild;
+use crate::view::running::View;
 use crate::{dml, show};
 
 /// Bytes of a name.
@@ -48,7 +51,7 @@ pub async fn execute(database: &Database, ddl: Ddl, context: Context<'_>) -> Res
     }
 }
 
-fn done(tag: &'static str, position: Option<crate::Cut>) -> SqlAnswer {
+fn done(tag: &'static str, position: Option<Cut>) -> SqlAnswer {
     SqlAnswer::Done { tag, position }
 }
 
@@ -123,9 +126,14 @@ async fn create_table(database: &Database, table: CreateTable, context: Context<
             dml::evaluate(database, default, schema, at, context).await?;
         }
     }
-    // Opened before it is recorded: a SELECT that does not plan or a mapping that does not fit leaves nothing behind.
-    let recorded = match database.views().open(&def, &stream).await {
-        Ok(_) => database.record(&CatalogRecord::TableCreated(Box::new(def.clone()))).await,
+    let (_, position) = define_table(database, def, &stream).await?;
+    Ok(done("CREATE TABLE", Some(position)))
+}
+
+/// Opens a table and records it. In this order: a SELECT that does not plan or a mapping that does not fit leaves nothing behind.
+async fn define_table(database: &Database, def: TableDef, stream: &Arc<StreamDef>) -> Result<(Arc<View>, Cut)> {
+    let recorded = match database.views().open(&def, stream).await {
+        Ok(view) => database.record(&CatalogRecord::TableCreated(Box::new(def.clone()))).await.map(|position| (view, position)),
         Err(error) => Err(error),
     };
     if recorded.is_err()
@@ -133,7 +141,7 @@ async fn create_table(database: &Database, table: CreateTable, context: Context<
     {
         tracing::warn!(table = def.name, %error, "the files of a table that was not created stay until the next start");
     }
-    recorded.map(|position| done("CREATE TABLE", Some(position)))
+    recorded
 }
 
 /// Lets go of a table's generations in the background, once their last readers are gone.
@@ -246,6 +254,10 @@ async fn drop_table(database: &Database, name: &str, if_exists: bool) -> Result<
         return Ok(done("DROP TABLE", None));
     }
     let def = Arc::clone(catalog.table(name)?);
+    if def.is_hidden() {
+        let message = format!("table \"{name}\" belongs to the database and goes with its stream");
+        return Err(Error::new(sqlstate::WRONG_OBJECT_TYPE, ErrorKind::Invalid, message));
+    }
     let position = database.record(&CatalogRecord::TableDropped { id: def.id }).await?;
     retire(database, def.id);
     Ok(done("DROP TABLE", Some(position)))

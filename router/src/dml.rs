@@ -12,7 +12,6 @@
 //! RETURNING, ON CONFLICT DO UPDATE, FROM and USING, changes of more than a frame holds.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -35,6 +34,7 @@ use crate::catalog::{TableDef, TableKind};
 use crate::cut::writable;
 use crate::database::Database;
 use crate::error::{Error, Result, nearest, sqlstate};
+use crate::key_hash::key_hash;
 use crate::position::Cut;
 use crate::query::{self, Context};
 use crate::sql::ddl::name_of;
@@ -470,9 +470,7 @@ async fn propose(target: &Target, change: Change, deadline: Instant) -> Result<S
     for mutation in &change.mutations {
         let key = record_key(target.def.id, &mutation.key);
         batch.push(&NewRecord { key: Some(&key), value: mutation.row.as_deref(), headers: &[], timestamp });
-        let mut hasher = DefaultHasher::new();
-        key.hash(&mut hasher);
-        writes.push(hasher.finish());
+        writes.push(key_hash(&key));
     }
     let conditions = Conditions { snapshot: change.snapshot, reads: Vec::new(), writes };
     let proposal = Proposal::from_records(batch, Compression::None)?.when(conditions);

@@ -24,6 +24,7 @@ pub mod dml;
 pub mod error;
 pub mod fast_path;
 pub mod functions;
+pub mod key_hash;
 pub mod partitioner;
 pub mod position;
 pub mod provider;
@@ -37,7 +38,7 @@ pub mod units;
 pub mod view;
 
 pub use answer::{
-    AppendAnswer, AppendRecord, AppendRequest, DeadLetterInfo, PartitionInfo, RamInfo, ReadFrom, ReadLimits, ReadPage,
+    AppendAnswer, AppendRecord, AppendRequest, DeadLetterInfo, Expect, PartitionInfo, RamInfo, ReadFrom, ReadLimits, ReadPage,
     RebuildInfo, Rows, SqlAnswer, SqlRequest, StoredRecord, StreamInfo, StreamTotals, ViewInfo, ViewPartitionInfo,
 };
 pub use append::AppendError;

@@ -61,7 +61,9 @@ pub fn tables(database: &Database) -> Result<SqlAnswer> {
     let tables: Vec<_> = catalog.tables().collect();
     let source = |source: &Source| match source {
         Source::Own => None,
-        Source::Stream { stream, .. } => catalog.stream_by_id(logcore::StreamId::new(*stream)).map(|stream| stream.name.clone()),
+        Source::Stream { stream, .. } | Source::Keys { stream } => {
+            catalog.stream_by_id(logcore::StreamId::new(*stream)).map(|stream| stream.name.clone())
+        }
     };
     answer(vec![
         ("name", text(tables.iter().map(|table| Some(table.name.clone())))),

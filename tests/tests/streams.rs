@@ -327,3 +327,259 @@ fn what_is_kept_where_is_shown_by_partition_by_stream_and_as_a_whole() {
     assert_eq!(all["ram"]["hits"], of(&all["streams"], "ram_hits"));
     assert!(all["ram"]["used_bytes"].as_u64().unwrap() <= all["ram"]["budget_bytes"].as_u64().unwrap());
 }
+
+#[test]
+fn a_key_is_appended_to_only_where_its_last_record_is_the_expected_one() {
+    let (server, data) = start();
+    let _ = server.sql("CREATE STREAM orders WITH (partitions = 2)");
+    let event = |key: &str, expect: i64| json!({"key": key, "value": {"expect": expect}, "expect": expect});
+    let one = |server: &Server, key: &str, expect: i64| post(server, "orders", &json!({"records": [event(key, expect)]}));
+    let taken = |reply: headwater_tests::Reply| -> u64 {
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        reply.json()["position"].as_str().unwrap().rsplit_once('@').unwrap().1.parse().unwrap()
+    };
+    let refused = |reply: headwater_tests::Reply, part: &str| {
+        let (status, code, kind, message) = reply.error();
+        assert_eq!((status, code.as_str(), kind.as_str()), (409, "40001", "conflict"), "{}", reply.body);
+        assert!(message.contains(part), "{message}");
+    };
+    let first = taken(one(&server, "a", -1));
+    refused(one(&server, "a", -1), "key \"a\" of orders/");
+    refused(one(&server, "a", -1), &format!("was expected to have no record, its last record is at offset {first}"));
+    refused(one(&server, "a", 77), &format!("to have its last record at offset 77, its last record is at offset {first}"));
+    refused(one(&server, "b", 3), "expected to have its last record at offset 3, it has no record");
+    let second = taken(one(&server, "a", i64::try_from(first).unwrap()));
+    // An append that expects nothing counts all the same, from either door.
+    let _ = appended(&server, "orders", &json!({"records": [{"key": "a", "value": 1}]}));
+    refused(one(&server, "a", i64::try_from(second).unwrap()), "its last record is at offset");
+    let _ = server.post("/v1/streams/orders/records?key=k", "application/x-ndjson", b"{\"k\": \"a\"}\n");
+    refused(one(&server, "a", i64::try_from(second + 1).unwrap()), &format!("offset {}", second + 2));
+    let several = json!({"records": [event("a", i64::try_from(second).unwrap() + 2), {"key": "a", "value": 1}, {"value": "beside"},
+        event("a", i64::try_from(second).unwrap() + 2)]});
+    let last = taken(post(&server, "orders", &several));
+    assert_eq!(last, second + 6, "one batch in one partition");
+    assert_eq!((server.rows("SHOW VIEWS"), server.rows("SHOW TABLES")), (vec![], vec![]), "nobody sees the key view");
+    assert_eq!(server.get("/readyz").status, 200);
+
+    let server = restart(server, &data, true);
+    refused(one(&server, "a", i64::try_from(second).unwrap()), &format!("offset {last}"));
+    let last = taken(one(&server, "a", i64::try_from(last).unwrap()));
+    let server = restart(server, &data, false);
+    refused(one(&server, "a", -1), &format!("offset {last}"));
+    let _ = server.sql("REBUILD VIEW _keys.orders");
+    server.until("the rebuild", |server| server.get("/v1/views/_keys.orders").json()["generation"] == 2);
+    let last = taken(one(&server, "a", i64::try_from(last).unwrap()));
+    assert_eq!(server.sql_with(&json!({"sql": "DROP TABLE _keys.orders"})).status, 400);
+    let _ = server.sql("DROP STREAM orders; CREATE STREAM orders");
+    refused(one(&server, "a", i64::try_from(last).unwrap()), "it has no record");
+    assert_eq!(taken(one(&server, "a", -1)), 0);
+}
+
+#[test]
+fn expectations_that_make_no_sense_are_refused_and_append_nothing() {
+    let (server, _data) = start();
+    let _ = server
+        .sql("CREATE STREAM s WITH (partitions = 4); CREATE STREAM ring WITH (retention = 'ring', retention_records = 1000)");
+    let keyed = |key: &str, expect: Value| json!({"key": key, "value": 1, "expect": expect});
+    let long = "k".repeat(5_000);
+    for (stream, records, part) in [
+        ("s", json!([{"value": 1, "expect": -1}]), "record 0: \"expect\" speaks of the record's key"),
+        (
+            "s",
+            json!([keyed("a", json!(-1)), keyed("b", json!(-1)), keyed("c", json!(-1)), keyed("d", json!(-1))]),
+            "go to one partition",
+        ),
+        (
+            "s",
+            json!([keyed("a", json!(-1)), {"key": "b", "value": 1}, {"key": "c", "value": 1}, {"key": "d", "value": 1}]),
+            "go to one partition",
+        ),
+        ("s", json!([keyed("a", Value::Null)]), "\"expect\" is null"),
+        ("s", json!([keyed("a", json!(-7))]), "\"expect\" is -7"),
+        ("s", json!([keyed("a", json!(1)), keyed("a", json!(2))]), "records 0 and 1"),
+        ("s", json!([{"key": "a", "value": 1}, keyed("a", json!(2))]), "record 1 expects"),
+        ("s", json!([keyed(&long, json!(-1))]), "5000 bytes"),
+        ("ring", json!([keyed("a", json!(-1))]), "is a ring"),
+    ] {
+        let reply = post(&server, stream, &json!({"records": records}));
+        assert_eq!(reply.status, 400, "{records}: {}", reply.body);
+        assert!(reply.error().3.contains(part), "{part} in {}", reply.body);
+    }
+    let both = json!({"records": [keyed("a", json!(-1))], "producer": {"id": 1, "epoch": 0, "sequence": 0}});
+    assert!(post(&server, "s", &both).error().3.contains("can't be in one request"));
+    assert_eq!(server.rows("SELECT count(*) FROM s"), [json!([0])]);
+    // A ring again: the key view goes, and what is expected is refused until it is none.
+    assert_eq!(post(&server, "s", &json!({"records": [keyed("a", json!(-1))]})).status, 200);
+    let _ = server.sql("ALTER STREAM s SET (retention = 'ring', retention_bytes = '1 GiB')");
+    assert_eq!(post(&server, "s", &json!({"records": [keyed("a", json!(0))]})).status, 400);
+    let _ = server.sql("ALTER STREAM s SET (retention = 'none')");
+    assert_eq!(post(&server, "s", &json!({"records": [keyed("a", json!(0))]})).status, 200);
+}
+
+/// Offset, key and value of every record of partition 0, in order.
+fn log_of(server: &Server, stream: &str) -> Vec<(i64, String, Value)> {
+    let (mut next, mut all) = (0, Vec::new());
+    loop {
+        let page =
+            server.get(&format!("/v1/streams/{stream}/partitions/0/records?offset={next}&limit=10000&max_bytes=16777216")).json();
+        for record in page["records"].as_array().unwrap() {
+            all.push((
+                record["offset"].as_i64().unwrap(),
+                record["key"].as_str().unwrap_or_default().to_owned(),
+                record["value"].clone(),
+            ));
+        }
+        next = page["next_offset"].as_u64().unwrap();
+        if page["end_offset"] == next {
+            return all;
+        }
+    }
+}
+
+#[test]
+fn of_clients_that_count_one_thing_together_none_is_lost_and_none_counted_twice() {
+    const CLIENTS: usize = 8;
+    const EACH: usize = 25;
+    let (server, _data) = start();
+    let _ = server.sql("CREATE STREAM counters");
+    let count = |server: &Server| {
+        for _ in 0..EACH {
+            loop {
+                let log = log_of(server, "counters");
+                let last = log.iter().rev().find(|(_, key, _)| key == "c");
+                let (expect, n) = last.map_or((-1, 0), |(offset, _, value)| (*offset, value["n"].as_u64().unwrap()));
+                let event = json!({"records": [{"key": "c", "value": {"n": n + 1, "expect": expect}, "expect": expect}]});
+                match post(server, "counters", &event).status {
+                    200 => break,
+                    409 => {}
+                    other => panic!("{other}"),
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| (0..CLIENTS).for_each(|_| drop(scope.spawn(|| count(&server)))));
+    let counted: Vec<u64> = log_of(&server, "counters").iter().map(|(_, _, value)| value["n"].as_u64().unwrap()).collect();
+    assert_eq!(counted, (1..=(CLIENTS * EACH) as u64).collect::<Vec<_>>());
+}
+
+#[test]
+fn expectations_hold_against_writers_that_expect_nothing_also_while_the_first_one_comes() {
+    const KEYS: usize = 3;
+    let (server, _data) = start();
+    for round in 0..5 {
+        let stream = format!("mixed{round}");
+        let _ = server.sql(&format!("CREATE STREAM {stream} WITH (ack = '{}')", if round % 2 == 0 { "disk" } else { "memory" }));
+        let blind = |writer: usize| {
+            for n in 0..150 {
+                let record = json!({"records": [{"key": format!("k{}", (n + writer) % KEYS), "value": {"blind": writer}}]});
+                let _ = appended(&server, &stream, &record);
+            }
+        };
+        let expecting = |writer: usize| {
+            let (mut tried, mut taken) = (0, 0);
+            while tried < 60 || taken < 5 {
+                tried += 1;
+                let key = format!("k{}", (tried + writer) % KEYS);
+                let log = log_of(&server, &stream);
+                let expect = log.iter().rev().find(|(_, of, _)| *of == key).map_or(-1, |(offset, _, _)| *offset);
+                let event = json!({"records": [{"key": key, "value": {"expect": expect}, "expect": expect}]});
+                taken += usize::from(post(&server, &stream, &event).status == 200);
+            }
+        };
+        std::thread::scope(|scope| {
+            for writer in 0..3 {
+                scope.spawn(move || blind(writer));
+                scope.spawn(move || expecting(writer));
+            }
+        });
+        let mut last = std::collections::HashMap::new();
+        let (mut blind, mut expected) = (0, 0);
+        for (offset, key, value) in log_of(&server, &stream) {
+            let before = last.insert(key.clone(), offset).unwrap_or(-1);
+            match value["expect"].as_i64() {
+                None => blind += 1,
+                Some(expect) => {
+                    expected += 1;
+                    assert_eq!(expect, before, "round {round}: {key} at {offset}");
+                }
+            }
+        }
+        assert_eq!(blind, 450);
+        assert!(expected >= 15);
+    }
+}
+
+#[test]
+fn a_key_whose_records_are_gone_may_be_begun_again() {
+    let data = tempfile::tempdir().unwrap();
+    let server = start_quick(data.path());
+    let _ = server.sql("CREATE STREAM s WITH (compact = true, tombstone_grace = '1 ms', segment_bytes = '1 MiB')");
+    let event = |value: Value, expect: i64| json!({"records": [{"key": "gone", "value": value, "expect": expect}]});
+    let _ = appended(&server, "s", &event(json!(1), -1));
+    let _ = appended(&server, "s", &event(Value::Null, 0));
+    assert_eq!(post(&server, "s", &event(json!(2), -1)).status, 409, "the tombstone is there: who read the log knows it");
+    for lines in updates(20, 0..150) {
+        let _ = append_keyed(&server, "s", &lines);
+    }
+    server.until("compaction", |server| server.rows("SELECT count(*) FROM s WHERE key = 'gone'") == [json!([0])]);
+    let answer = appended(&server, "s", &event(json!(2), -1));
+    let at = answer["position"].as_str().unwrap().rsplit_once('@').unwrap().1.parse::<i64>().unwrap();
+    assert_eq!(post(&server, "s", &event(json!(3), -1)).status, 409);
+    assert_eq!(post(&server, "s", &event(json!(3), at)).status, 200);
+}
+
+#[test]
+fn what_a_producer_sends_again_is_known_and_what_it_leaves_out_is_missed() {
+    let (server, data) = start();
+    let _ = server.sql("CREATE STREAM p");
+    let send = |server: &Server, epoch: i64, sequence: i64, count: i64| {
+        let records: Vec<Value> = (sequence..sequence + count).map(|n| json!({"value": [epoch, n]})).collect();
+        post(
+            server,
+            "p",
+            &json!({"records": records, "producer": {"id": 8_213_064_251_i64, "epoch": epoch, "sequence": sequence}}),
+        )
+    };
+    let first = json!({"appended": 3, "position": "p/0@2", "ack": "disk"});
+    let again = json!({"appended": 3, "position": "p/0@2", "ack": "disk", "duplicate": true});
+    assert_eq!(send(&server, 0, 0, 3).json(), first);
+    assert_eq!(send(&server, 0, 0, 3).json(), again);
+    assert_eq!(send(&server, 0, 3, 2).json()["position"], "p/0@4");
+    assert_eq!(send(&server, 0, 0, 3).json(), again, "also when another one came behind it");
+    let gap = send(&server, 0, 9, 1);
+    assert_eq!((gap.status, gap.error().2.as_str()), (409, "conflict"));
+    assert!(gap.error().3.contains("sequence 9") && gap.error().3.contains("5 comes next"), "{}", gap.body);
+    let server = restart(server, &data, true);
+    assert_eq!(send(&server, 0, 3, 2).json()["duplicate"], true, "after a kill");
+    let server = restart(server, &data, false);
+    assert_eq!(send(&server, 0, 0, 3).json(), again, "after an orderly stop");
+    assert_eq!(send(&server, 1, 0, 1).json()["position"], "p/0@5", "a new epoch begins anew");
+    let old = send(&server, 0, 5, 1);
+    assert_eq!((old.status, old.error().2.as_str()), (409, "conflict"));
+    assert!(old.error().3.contains("epoch 1"), "{}", old.body);
+    assert_eq!(server.rows("SELECT count(*) FROM p"), [json!([6])]);
+}
+
+#[test]
+fn producers_say_who_they_are_and_stay_in_one_partition() {
+    let (server, _data) = start();
+    let _ = server.sql("CREATE STREAM p WITH (partitions = 4)");
+    let producer = json!({"id": 1, "epoch": 0, "sequence": 0});
+    for (records, producer, part) in [
+        (json!([{"value": 1}]), producer.clone(), "don't say which"),
+        (json!([{"value": 1, "partition": 0}, {"value": 1, "partition": 2}]), producer.clone(), "these go to 0 and 2"),
+        (json!([{"value": 1, "partition": 0}]), json!({"id": -1, "epoch": 0, "sequence": 0}), "negative"),
+        (json!([{"value": 1, "partition": 0}]), json!({"id": 1, "epoch": 0}), "sequence"),
+        (json!([{"value": 1, "partition": 0}]), json!({"id": 1, "epoch": 70_000, "sequence": 0}), "70000"),
+        (json!([{"value": 1, "partition": 0}]), json!({"id": 1, "epoch": 0, "sequence": 0, "squence": 0}), "squence"),
+    ] {
+        let reply = post(&server, "p", &json!({"records": records, "producer": producer}));
+        assert_eq!(reply.status, 400, "{}", reply.body);
+        assert!(reply.error().3.contains(part), "{part} in {}", reply.body);
+    }
+    assert_eq!(server.rows("SELECT count(*) FROM p"), [json!([0])]);
+    let beside = json!({"records": [{"value": 1}, {"value": 2, "partition": 3}], "producer": producer});
+    assert_eq!(appended(&server, "p", &beside)["position"], "p/3@1", "a record without a key goes with the others");
+    let other = json!({"records": [{"value": 1, "partition": 1}], "producer": producer});
+    assert_eq!(appended(&server, "p", &other)["position"], "p/1@0", "sequences count in each partition by themselves");
+}

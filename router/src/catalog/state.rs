@@ -61,6 +61,11 @@ pub enum Source {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         select: Option<String>,
     },
+    /// The last offset of every key of a stream; made by the database for appends that expect one.
+    Keys {
+        /// The stream's id.
+        stream: u32,
+    },
 }
 
 /// What kind of store keeps a table.
@@ -122,8 +127,14 @@ impl TableDef {
     pub fn stream(&self) -> StreamId {
         match &self.source {
             Source::Own => StreamId::TABLES,
-            Source::Stream { stream, .. } => StreamId::new(*stream),
+            Source::Stream { stream, .. } | Source::Keys { stream } => StreamId::new(*stream),
         }
+    }
+
+    /// Whether nobody asked for it by name: the database made it for itself.
+    #[must_use]
+    pub fn is_hidden(&self) -> bool {
+        matches!(self.source, Source::Keys { .. })
     }
 }
 
@@ -200,9 +211,20 @@ impl CatalogState {
         self.streams.values()
     }
 
-    /// All tables, oldest first.
+    /// All tables that somebody made, oldest first.
     pub fn tables(&self) -> impl Iterator<Item = &Arc<TableDef>> {
+        self.tables.values().filter(|def| !def.is_hidden())
+    }
+
+    /// All tables, also those that the database made for itself.
+    pub fn all_tables(&self) -> impl Iterator<Item = &Arc<TableDef>> {
         self.tables.values()
+    }
+
+    /// The key view of a stream, if it has one.
+    #[must_use]
+    pub fn key_view(&self, stream: StreamId) -> Option<&Arc<TableDef>> {
+        self.tables.values().find(|def| def.is_hidden() && def.stream() == stream)
     }
 
     /// A stream by id.
@@ -217,7 +239,7 @@ impl CatalogState {
         self.streams.values().find(|def| def.name == name)
     }
 
-    /// A table by name, if there is one.
+    /// A table by name, hidden ones too, if there is one.
     #[must_use]
     pub fn find_table(&self, name: &str) -> Option<&Arc<TableDef>> {
         self.tables.values().find(|def| def.name == name)
@@ -236,11 +258,11 @@ impl CatalogState {
     /// # Errors
     /// When there is none, with a suggestion.
     pub fn table(&self, name: &str) -> Result<&Arc<TableDef>> {
-        self.find_table(name).ok_or_else(|| Error::unknown("table", name, self.tables.values().map(|def| def.name.as_str())))
+        self.find_table(name).ok_or_else(|| Error::unknown("table", name, self.tables().map(|def| def.name.as_str())))
     }
 
     /// Every name that can stand in FROM.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.tables.values().map(|def| def.name.as_str()).chain(self.streams.values().map(|def| def.name.as_str()))
+        self.tables().map(|def| def.name.as_str()).chain(self.streams.values().map(|def| def.name.as_str()))
     }
 }

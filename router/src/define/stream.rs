@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use logcore::{ErrorKind, PartitionRef, StreamId};
 
-use super::{check_name, done, options};
+use super::{check_name, done, key_view, options};
 use crate::answer::SqlAnswer;
 use crate::append::blocking;
 use crate::catalog::{CatalogRecord, CatalogState, StreamDef, StreamOptions};
@@ -79,6 +79,9 @@ pub async fn alter(database: &Database, name: &str, if_exists: bool, mut given: 
         );
         return Err(Error::new(sqlstate::DEPENDENT_OBJECTS, ErrorKind::Conflict, message).hint("DROP TABLE them first"));
     }
+    if options.is_ring() {
+        key_view::remove(database, &def).await?;
+    }
     let kept = options.partition(&database.options().log.partition);
     let position = database.record(&CatalogRecord::StreamAltered { id: def.id, options }).await?;
     for partition in 0..def.partitions {
@@ -107,6 +110,7 @@ pub async fn remove(database: &Database, name: &str, if_exists: bool) -> Result<
         let message = format!("stream \"{name}\" has views: {}", views.join(", "));
         return Err(Error::new(sqlstate::DEPENDENT_OBJECTS, ErrorKind::Conflict, message).hint("DROP TABLE them first"));
     }
+    key_view::remove(database, &def).await?;
     let position = database.record(&CatalogRecord::StreamDropped { id: def.id }).await?;
     let log = Arc::clone(database.log());
     blocking(move || Ok(log.remove_stream(StreamId::new(def.id))?)).await?;

@@ -1,10 +1,12 @@
 //! Views: what the records of a stream become in each store, and the running generations of every table.
 //!
-//! [`mapping`] reads JSON fields by the columns' names, [`select`] evaluates an `AS SELECT`, [`document`] takes whole documents.
+//! [`mapping`] reads JSON fields by the columns' names, [`select`] evaluates an `AS SELECT`, [`document`] takes whole documents,
+//! [`keys`] the keys.
 //! [`running`] opens the stores and attaches them to the driver; [`rebuild`] swaps generations.
 
 pub mod document;
 pub mod json;
+pub mod keys;
 pub mod mapping;
 pub mod rebuild;
 pub mod running;

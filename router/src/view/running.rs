@@ -20,6 +20,7 @@ use rowstore::{RowChange, RowOptions, RowTable, TableSchema};
 use tsstore::SeriesTable;
 
 use super::document::WholeDocuments;
+use super::keys::KeyProjection;
 use super::mapping::FieldMapping;
 use super::select::{SelectDocuments, SelectProjection};
 use crate::catalog::{CatalogState, Source, StreamDef, TableDef, TableKind};
@@ -322,7 +323,7 @@ impl Views {
     /// # Errors
     /// When a folder can't be listed or removed.
     pub fn remove_orphans(&self, catalog: &CatalogState) -> Result<()> {
-        let tables: HashMap<String, &Arc<TableDef>> = catalog.tables().map(|table| (table.id.to_string(), table)).collect();
+        let tables: HashMap<String, &Arc<TableDef>> = catalog.all_tables().map(|table| (table.id.to_string(), table)).collect();
         let root = self.log.dir().join("views");
         for folder in fs::list(&root)? {
             let Some(table) = tables.get(&folder) else {
@@ -347,6 +348,7 @@ fn row_projection(
 ) -> Box<dyn Projection<Vec<RowChange>>> {
     match (&table.source, select) {
         (Source::Own, _) => Box::new(MutationProjection { table: table.id }),
+        (Source::Keys { .. }, _) => Box::new(KeyProjection),
         (Source::Stream { .. }, Some(select)) => Box::new(select),
         (Source::Stream { .. }, None) => Box::new(FieldMapping::new(Arc::clone(schema))),
     }

@@ -299,7 +299,7 @@ impl Appender {
                 self.app.database.append_with(&self.stream, nothing).await.map_err(|failed| failed.error)?.ack
             }
         };
-        Ok(appended_answer(appended, &AppendAnswer { position, ack }))
+        Ok(appended_answer(appended, &AppendAnswer { position, ack, duplicate: false }))
     }
 
     async fn finish(&mut self) -> Result<(), ApiError> {

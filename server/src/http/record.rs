@@ -8,8 +8,7 @@ use std::borrow::Cow;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use router::{AppendRecord, StoredRecord};
-use serde::de::IgnoredAny;
+use router::{AppendRecord, Expect, StoredRecord};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -37,7 +36,7 @@ pub struct RecordIn<'a> {
     #[serde(default)]
     partition: Option<u32>,
     #[serde(default, deserialize_with = "present")]
-    expect: Option<IgnoredAny>,
+    expect: Option<Option<i64>>,
 }
 
 fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
@@ -50,9 +49,7 @@ impl RecordIn<'_> {
     /// # Errors
     /// What is wrong with it, or that it is over `bytes_max`.
     pub fn into_record(self, body: &Bytes, bytes_max: usize) -> Result<AppendRecord, ApiError> {
-        if self.expect.is_some() {
-            return Err(ApiError::unsupported("\"expect\" is not supported yet").hint("leave it out"));
-        }
+        let expect = self.expect.map(expect_in).transpose()?;
         let key = match (self.key, self.key_base64) {
             (Some(_), Some(_)) => return Err(ApiError::invalid("it has both \"key\" and \"key_base64\"")),
             (Some(raw), None) => {
@@ -89,9 +86,22 @@ impl RecordIn<'_> {
                 value => headers.push((name.clone(), header_in(name, value)?)),
             }
         }
-        let record = AppendRecord { key, value, headers, timestamp: self.timestamp, partition: self.partition };
+        let record = AppendRecord { key, value, headers, timestamp: self.timestamp, partition: self.partition, expect };
         check_size(&record, bytes_max)?;
         Ok(record)
+    }
+}
+
+/// What is expected of the record's key; null would be a client that does not know.
+fn expect_in(offset: Option<i64>) -> Result<Expect, ApiError> {
+    match offset {
+        Some(-1) => Ok(Expect::NoRecord),
+        Some(offset) if offset >= 0 => Ok(Expect::Last(offset.unsigned_abs())),
+        other => {
+            let shown = other.map_or("null".to_owned(), |offset| offset.to_string());
+            let hint = "write the last offset of the key, -1 if it has no record, or leave it out";
+            Err(ApiError::invalid(format!("\"expect\" is {shown}, which is no offset")).hint(hint))
+        }
     }
 }
 
@@ -236,13 +246,22 @@ mod tests {
             (r#"{"value":1,"value_base64":""}"#, "both"),
             (r#"{"value_base64":"%"}"#, "not base64"),
             (r#"{"value":1,"key":[]}"#, "neither a string nor a number"),
-            (r#"{"value":1,"expect":null}"#, "0A000"),
+            (r#"{"value":1,"expect":null}"#, "\\\"expect\\\" is null"),
+            (r#"{"value":1,"expect":-2}"#, "\\\"expect\\\" is -2"),
             (r#"{"value":1,"headers":{"a":[[]]}}"#, "header"),
             (&format!(r#"{{"value":"{}"}}"#, "x".repeat(100)), "over the limit of 100 bytes"),
         ] {
             let error = read(bad).unwrap_err();
             assert!(error.contains(says), "{error}");
         }
+    }
+
+    #[test]
+    fn an_expectation_is_an_offset_or_none() {
+        let expect = |text: &str| read(&format!(r#"{{"key":"k","value":1{text}}}"#)).unwrap().expect;
+        assert_eq!(expect(""), None);
+        assert_eq!(expect(r#","expect":-1"#), Some(Expect::NoRecord));
+        assert_eq!(expect(r#","expect":7"#), Some(Expect::Last(7)));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use logcore::{AckClass, ErrorKind};
+use logcore::{AckClass, ErrorKind, ProducerSequence};
 use router::{AppendAnswer, AppendError, AppendRequest, RamInfo, ReadFrom, ReadLimits, ReadPage, StreamInfo, sqlstate};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -51,6 +51,28 @@ struct AppendBody<'a> {
     records: Vec<RecordIn<'a>>,
     #[serde(default)]
     ack: Option<String>,
+    #[serde(default)]
+    producer: Option<Producer>,
+}
+
+/// Who sends a request, so that it is known when it is sent again.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Producer {
+    id: i64,
+    epoch: i16,
+    sequence: i32,
+}
+
+impl Producer {
+    fn check(self) -> Result<ProducerSequence, ApiError> {
+        let Self { id, epoch, sequence } = self;
+        if id < 0 || epoch < 0 || sequence < 0 {
+            let message = format!("producer {id} with epoch {epoch} and sequence {sequence}: none of them may be negative");
+            return Err(ApiError::invalid(message).hint("begin with a random id, epoch 0 and sequence 0"));
+        }
+        Ok(ProducerSequence { id, epoch, sequence })
+    }
 }
 
 /// `POST /v1/streams/{stream}/records`.
@@ -83,7 +105,8 @@ pub async fn append(
                 records.push(record.map_err(|error| error.at(&format!("records[{at}]")))?);
             }
             let appended = records.len() as u64;
-            let request = AppendRequest { ack, ..AppendRequest::new(records, deadline.at) };
+            let producer = request.producer.map(Producer::check).transpose()?;
+            let request = AppendRequest { ack, producer, ..AppendRequest::new(records, deadline.at) };
             let answer = app.database.append_with(&stream, request).await.map_err(refused)?;
             Ok(appended_answer(appended, &answer))
         }
@@ -133,11 +156,14 @@ struct Appended {
     appended: u64,
     position: Value,
     ack: AckClass,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    duplicate: bool,
 }
 
 /// The answer to an append.
 pub fn appended_answer(appended: u64, answer: &AppendAnswer) -> Response {
-    let body = Appended { appended, position: super::position_json(&answer.position), ack: answer.ack };
+    let body =
+        Appended { appended, position: super::position_json(&answer.position), ack: answer.ack, duplicate: answer.duplicate };
     let mut response = json_body(&body).into_response();
     super::set_cut(response.headers_mut(), super::POSITION_HEADER, &answer.position);
     response
