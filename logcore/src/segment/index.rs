@@ -14,12 +14,15 @@ const MAGIC: &[u8; 4] = b"HwI1";
 const HEADER_BYTES: usize = 72;
 const ENTRY_BYTES: usize = 24;
 
+/// A place of an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Entry {
-    offset: Offset,
-    position: u64,
+pub struct Entry {
+    /// The first offset of a frame.
+    pub offset: Offset,
+    /// Where in the file it stands.
+    pub position: u64,
     /// The largest timestamp of all records before `position`.
-    max_timestamp_before: TimestampMillis,
+    pub max_timestamp_before: TimestampMillis,
 }
 
 /// Where a segment's content ends and what the next entry links to.
@@ -122,37 +125,66 @@ impl SparseIndex {
     /// Reads an `.idx` file; `None` when it is not a whole index of the segment at `base_offset`.
     #[must_use]
     pub fn decode(content: &[u8], base_offset: Offset) -> Option<(Self, SegmentEnd)> {
-        let (body, crc) = content.split_last_chunk::<4>()?;
-        if crc32c::crc32c(body) != u32::from_le_bytes(*crc) || body.first_chunk::<4>()? != MAGIC {
-            return None;
-        }
-        let u32_at = |at: usize| body.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
-        let u64_at = |at: usize| body.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
-        if u32_at(4)? != 1 || u64_at(8)? != base_offset.value() {
-            return None;
-        }
-        let end = SegmentEnd {
-            position: u64_at(16)?,
-            offset: Offset::new(u64_at(24)?),
-            raft_index: RaftIndex::new(u64_at(32)?),
-            term: Term::new(u64_at(40)?),
-            max_timestamp: TimestampMillis::new(u64_at(48)?.cast_signed()),
-            entry_crc: u32_at(56)?,
-        };
-        let count = u32_at(60)? as usize;
-        if body.len() != HEADER_BYTES + count * ENTRY_BYTES {
-            return None;
-        }
-        let entry = |at: usize| {
-            Some(Entry {
-                offset: Offset::new(u64_at(at)?),
-                position: u64_at(at + 8)?,
-                max_timestamp_before: TimestampMillis::new(u64_at(at + 16)?.cast_signed()),
-            })
-        };
-        let entries = (0..count).map(|n| entry(HEADER_BYTES + n * ENTRY_BYTES)).collect::<Option<_>>()?;
-        Some((Self { entries }, end))
+        let found = IndexFile::read(content).ok()?;
+        let whole = found.faults.is_empty() && found.base_offset == base_offset;
+        whole.then_some((Self { entries: found.entries }, found.end))
     }
+}
+
+/// What an `.idx` file says, whether or not it may be believed.
+pub(crate) struct IndexFile {
+    pub base_offset: Offset,
+    pub end: SegmentEnd,
+    pub entries: Vec<Entry>,
+    /// Why it is not a whole index, if so.
+    pub faults: Vec<&'static str>,
+}
+
+impl IndexFile {
+    /// Reads as much as there is; an error when there is not even a header.
+    pub fn read(content: &[u8]) -> Result<Self, &'static str> {
+        let Some((body, crc)) = content.split_last_chunk::<4>().filter(|(body, _)| body.len() >= HEADER_BYTES) else {
+            return Err("it is shorter than an index header");
+        };
+        let (header, entries) = body.split_at(HEADER_BYTES);
+        if header[..4] != *MAGIC {
+            return Err("it does not begin as an index does");
+        }
+        let mut faults = Vec::new();
+        if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
+            faults.push("its checksum does not match");
+        }
+        if u32_at(header, 4) != 1 {
+            faults.push("its version is unknown");
+        }
+        if entries.len() as u64 != u64::from(u32_at(header, 60)) * ENTRY_BYTES as u64 {
+            faults.push("it does not have as many entries as it says");
+        }
+        let entry = |raw: &[u8]| Entry {
+            offset: Offset::new(u64_at(raw, 0)),
+            position: u64_at(raw, 8),
+            max_timestamp_before: TimestampMillis::new(u64_at(raw, 16).cast_signed()),
+        };
+        let end = SegmentEnd {
+            position: u64_at(header, 16),
+            offset: Offset::new(u64_at(header, 24)),
+            raft_index: RaftIndex::new(u64_at(header, 32)),
+            term: Term::new(u64_at(header, 40)),
+            max_timestamp: TimestampMillis::new(u64_at(header, 48).cast_signed()),
+            entry_crc: u32_at(header, 56),
+        };
+        let entries = entries.chunks_exact(ENTRY_BYTES).map(entry).collect();
+        Ok(Self { base_offset: Offset::new(u64_at(header, 8)), end, entries, faults })
+    }
+}
+
+/// Four bytes of a part whose length was checked.
+fn u32_at(part: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(part[at..at + 4].try_into().expect("four bytes"))
+}
+
+fn u64_at(part: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(part[at..at + 8].try_into().expect("eight bytes"))
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! A segment: a contiguous run of frames of one partition in one file, and its index.
 //!
-//! [`active`] appends to the newest one, [`recovery`] reads one back after an unclean stop, [`index`] leads readers into it.
-//! `partition` owns the list of them.
+//! [`active`] appends to the newest one, [`recovery`] reads one back after an unclean stop, [`index`] leads readers into it, [`inspect`]
+//! shows one to people. `partition` owns the list of them.
 
 pub(crate) mod active;
 pub(crate) mod index;
+pub mod inspect;
 pub(crate) mod recovery;
 
 use std::path::{Path, PathBuf};
