@@ -10,6 +10,7 @@ mod demo;
 mod git;
 mod histogram;
 mod import;
+mod inspect;
 mod output;
 mod produce;
 mod sender;
@@ -54,6 +55,8 @@ enum Command {
     Import(import::ImportArgs),
     /// Show and rebuild views
     View(view::ViewArgs),
+    /// Look into files of a data folder, offline and without changing them
+    Inspect(inspect::InspectArgs),
     /// Print the effective configuration
     Config(config::ConfigArgs),
     /// Measure
@@ -132,6 +135,7 @@ pub fn main() -> ExitCode {
         Command::Tail(args) => tail::run(&args),
         Command::Import(args) => import::run(&args),
         Command::View(args) => view::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
@@ -139,6 +143,12 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read our output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        // What was found was printed.
+        Err(error) if error.is::<inspect::Damaged>() => ExitCode::FAILURE,
+        Err(error) if error.is::<inspect::NotAFile>() => {
+            eprint!("{}", show_error(&error));
+            ExitCode::from(2)
+        }
         Err(error) => {
             eprint!("{}", show_error(&error));
             ExitCode::FAILURE
@@ -186,6 +196,10 @@ mod tests {
             "import ndjson - --stream s --key a.b --timestamp ts",
             "view list",
             "view rebuild v --wait",
+            "inspect segment --output json 0.seg",
+            "inspect segment --records 0.seg",
+            "inspect index 0.idx",
+            "inspect catalog data",
             "config",
             "bench log --data d --ack disk --record-bytes 1024 --batch-bytes 65536 --partitions 1 --producers 1 --in-flight 4 --rate 0 --seconds 1 --output json",
             "bench log --ack memory --memory 64MiB --disk-io auto --segment-bytes 16MiB --retention-bytes 1GiB --compression zstd --bytes 1GiB",
