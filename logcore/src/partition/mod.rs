@@ -209,6 +209,8 @@ pub(crate) struct Shared {
     pub of: Arc<SegmentsOf>,
     pub arena: Arc<Arena>,
     options: RwLock<PartitionOptions>,
+    /// How often they were changed.
+    option_changes: AtomicU64,
     pub reserve_bytes: u64,
     segments: RwLock<Vec<Arc<Segment>>>,
     pub tail: Arc<RwLock<Tail>>,
@@ -249,6 +251,11 @@ impl Shared {
 
     pub fn set_options(&self, options: PartitionOptions) {
         *self.options.write().expect("no code panics inside") = options;
+        self.option_changes.fetch_add(1, Ordering::Release);
+    }
+
+    pub fn option_changes(&self) -> u64 {
+        self.option_changes.load(Ordering::Acquire)
     }
 
     pub fn write_error(&self) -> Option<Error> {
