@@ -22,7 +22,8 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::answer::{
-    DeadLetterInfo, PartitionInfo, RebuildInfo, Rows, SqlAnswer, SqlRequest, StreamInfo, ViewInfo, ViewPartitionInfo,
+    DeadLetterInfo, PartitionInfo, RamInfo, RebuildInfo, Rows, SqlAnswer, SqlRequest, StreamInfo, StreamTotals, ViewInfo,
+    ViewPartitionInfo,
 };
 use crate::catalog::materializer::{Catalog, encode};
 use crate::catalog::{CatalogRecord, CatalogState, StreamDef, TableDef, TableKind};
@@ -441,6 +442,7 @@ impl Database {
             let log = self.log().partition(PartitionRef::new(StreamId::new(def.id), partition)).ok()?;
             Some(PartitionInfo { partition, status: log.status() })
         });
+        let partitions: Vec<PartitionInfo> = partitions.collect();
         let kept = def.options.partition(&self.options().log.partition);
         StreamInfo {
             name: def.name.clone(),
@@ -454,7 +456,8 @@ impl Database {
             tombstone_grace: show_span(Duration::from_millis(def.options.tombstone_grace_ms)),
             segment_bytes: kept.segment_bytes,
             flush_interval: show_span(kept.flush_interval),
-            partitions: partitions.collect(),
+            totals: StreamTotals::of(partitions.iter().map(|partition| &partition.status)),
+            partitions,
         }
     }
 
@@ -539,10 +542,13 @@ impl Database {
         waits
     }
 
-    /// Bytes of the RAM tier in use, and its budget.
+    /// The RAM tier, and how the streams of `streams`, which are all there are, use it.
     #[must_use]
-    pub fn memory(&self) -> (u64, u64) {
-        self.log().memory_bytes()
+    pub fn ram(&self, streams: &[StreamInfo]) -> RamInfo {
+        let (used_bytes, budget_bytes) = self.log().memory_bytes();
+        let mut totals = StreamTotals::default();
+        streams.iter().for_each(|stream| totals += stream.totals);
+        RamInfo { used_bytes, budget_bytes, chunks: totals.ram_chunks, hits: totals.ram_hits, misses: totals.ram_misses }
     }
 
     /// How the disk is reached, and why so.

@@ -37,8 +37,8 @@ pub mod units;
 pub mod view;
 
 pub use answer::{
-    AppendAnswer, AppendRecord, AppendRequest, DeadLetterInfo, PartitionInfo, ReadFrom, ReadLimits, ReadPage, RebuildInfo, Rows,
-    SqlAnswer, SqlRequest, StoredRecord, StreamInfo, ViewInfo, ViewPartitionInfo,
+    AppendAnswer, AppendRecord, AppendRequest, DeadLetterInfo, PartitionInfo, RamInfo, ReadFrom, ReadLimits, ReadPage,
+    RebuildInfo, Rows, SqlAnswer, SqlRequest, StoredRecord, StreamInfo, StreamTotals, ViewInfo, ViewPartitionInfo,
 };
 pub use append::AppendError;
 pub use database::{Database, DatabaseOptions, Limits};

@@ -35,14 +35,11 @@ fn answer(columns: Vec<(&str, ArrayRef)>) -> Result<SqlAnswer> {
 /// Never for what the database knows itself.
 pub fn streams(database: &Database) -> Result<SqlAnswer> {
     let streams: Vec<_> = database.streams().into_iter().filter(|stream| !stream.name.starts_with('_')).collect();
-    let records = |stream: &crate::StreamInfo| {
-        stream.partitions.iter().map(|part| part.status.log_start.records_until(part.status.committed)).sum()
-    };
     answer(vec![
         ("name", text(streams.iter().map(|stream| Some(stream.name.clone())))),
         ("partitions", number(streams.iter().map(|stream| Some(stream.partitions.len() as u64)))),
-        ("records", number(streams.iter().map(|stream| Some(records(stream))))),
-        ("bytes", number(streams.iter().map(|stream| Some(stream.partitions.iter().map(|part| part.status.bytes).sum())))),
+        ("records", number(streams.iter().map(|stream| Some(stream.totals.records)))),
+        ("bytes", number(streams.iter().map(|stream| Some(stream.totals.bytes)))),
         ("ack", text(streams.iter().map(|stream| Some(stream.ack.to_string())))),
         ("compression", text(streams.iter().map(|stream| Some(stream.compression.clone())))),
         ("retention", text(streams.iter().map(|stream| Some(stream.retention.clone())))),
