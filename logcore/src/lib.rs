@@ -14,10 +14,11 @@
 //! - Memory is bounded: the mailbox by bytes, the RAM tier by the arena's budget, every read by its byte limit.
 //!
 //! # Not done
-//! `ack = 'memory'`, rings, sealing with footers, retention, compaction, cursors, producer sequences, the io_uring backends.
+//! `ack = 'memory'`, rings, sealing with footers, retention, compaction, producer sequences, the io_uring backends.
 
 #![deny(unsafe_code)]
 
+pub mod cursor;
 pub mod error;
 pub mod frame;
 pub mod io;
@@ -29,6 +30,7 @@ pub mod segment;
 pub mod sys;
 pub mod types;
 
+pub use cursor::{Commit, CursorId, Cursors, Expected};
 pub use error::{Error, ErrorKind, Result};
 pub use frame::batch::{Batch, BatchBuilder, Compression, NewRecord, Record};
 pub use log::{Log, LogOptions};
