@@ -126,7 +126,7 @@ impl Database {
         Ok(batches)
     }
 
-    fn partition(&self, def: &StreamDef, partition: u32) -> Result<Arc<Partition>> {
+    pub(crate) fn partition(&self, def: &StreamDef, partition: u32) -> Result<Arc<Partition>> {
         if partition >= def.partitions {
             let message = format!("stream \"{}\" has no partition {partition}", def.name);
             return Err(Error::new(sqlstate::UNDEFINED_TABLE, ErrorKind::NotFound, message)

@@ -34,6 +34,7 @@ pub async fn execute(database: &Database, ddl: Ddl, context: Context<'_>) -> Res
         Ddl::ShowStreams => show::streams(database),
         Ddl::ShowViews => show::views(database),
         Ddl::ShowTables => show::tables(database),
+        Ddl::ShowCursors => show::cursors(database),
         Ddl::CreateStream { name, if_not_exists, options } => create_stream(database, name, if_not_exists, options).await,
         Ddl::DropStream { name, if_exists } => drop_stream(database, &name, if_exists).await,
         Ddl::CreateTable(table) => create_table(database, table, context).await,
@@ -141,6 +142,7 @@ async fn drop_stream(database: &Database, name: &str, if_exists: bool) -> Result
         return Err(Error::new("2BP01", ErrorKind::Conflict, message).hint("DROP TABLE them first"));
     }
     let position = database.record(&CatalogRecord::StreamDropped { id: def.id }).await?;
+    database.forget_cursors(StreamId::new(def.id)).await;
     let log = Arc::clone(database.log());
     crate::append::blocking(move || Ok(log.remove_stream(StreamId::new(def.id))?)).await?;
     Ok(done("DROP STREAM", Some(position)))

@@ -119,6 +119,12 @@ impl Cursors {
         Ok(cursors)
     }
 
+    /// The partition of `_cursors`, for whoever queues changes.
+    #[must_use]
+    pub fn log(&self) -> &Arc<Partition> {
+        &self.log
+    }
+
     /// Where a cursor is: the next offset to read.
     #[must_use]
     pub fn get(&self, id: &CursorId) -> Option<Offset> {
