@@ -27,6 +27,7 @@ use crate::answer::{
 };
 use crate::catalog::materializer::{Catalog, encode};
 use crate::catalog::{CatalogRecord, CatalogState, StreamDef, TableDef, TableKind};
+use crate::cursors::CursorStore;
 use crate::cut;
 use crate::error::{Error, Result, sqlstate};
 use crate::position::Cut;
@@ -106,6 +107,7 @@ struct Inner {
     catalog: Catalog,
     catalog_task: Arc<Task>,
     views: Views,
+    cursors: CursorStore,
     session: SessionState,
     ddl: Mutex<()>,
     handle: Handle,
@@ -152,6 +154,7 @@ impl Database {
         let task = driver.attach("_catalog", &definitions, Box::new(materializer), &dir, TaskOptions::default())?;
         let partition = options.log.partition.clone();
         let views = Views::new(Arc::clone(&log), Arc::clone(&driver), session.clone(), rows, partition);
+        let cursors = CursorStore::open(&log);
         let handle = runtime.handle().clone();
         let inner = Inner {
             options,
@@ -160,6 +163,7 @@ impl Database {
             catalog,
             catalog_task: Arc::clone(&task),
             views,
+            cursors,
             session,
             ddl: Mutex::new(()),
             handle: handle.clone(),
@@ -186,6 +190,7 @@ impl Database {
                 }
             }
         }
+        self.settle_cursors().await;
         for table in catalog.tables() {
             let Some(stream) = catalog.stream_by_id(table.stream()) else { continue };
             match self.views().open(table, stream).await {
@@ -237,6 +242,10 @@ impl Database {
 
     pub(crate) fn views(&self) -> &Views {
         &self.inner.views
+    }
+
+    pub(crate) fn cursor_store(&self) -> &CursorStore {
+        &self.inner.cursors
     }
 
     pub(crate) fn session(&self) -> &SessionState {
@@ -523,6 +532,7 @@ impl Database {
         if let TaskState::Stopped(reason) = self.inner.catalog_task.state() {
             waits.push(format!("the catalog stopped: {reason}"));
         }
+        waits.extend(self.cursor_store().failure().map(str::to_owned));
         for stream in self.catalog().streams() {
             for partition in 0..stream.partitions {
                 match self.log().partition(PartitionRef::new(StreamId::new(stream.id), partition)).map(|log| log.health()) {

@@ -6,7 +6,9 @@ mod bench;
 mod client;
 mod config;
 mod consume;
+mod cursor;
 mod demo;
+mod forward;
 mod git;
 mod histogram;
 mod import;
@@ -49,6 +51,10 @@ enum Command {
     Produce(produce::ProduceArgs),
     /// Read records
     Consume(consume::ConsumeArgs),
+    /// Show and set the durable places of readers
+    Cursor(cursor::CursorArgs),
+    /// Carry a stream to another server, without gaps
+    Forward(forward::ForwardArgs),
     /// Follow a stream
     Tail(tail::TailArgs),
     /// Import a file or a git history
@@ -132,6 +138,8 @@ pub fn main() -> ExitCode {
         Command::Sql(args) => sql::run(&args),
         Command::Produce(args) => produce::run(&args),
         Command::Consume(args) => consume::run(&args),
+        Command::Cursor(args) => cursor::run(&args),
+        Command::Forward(args) => forward::run(&args),
         Command::Tail(args) => tail::run(&args),
         Command::Import(args) => import::run(&args),
         Command::View(args) => view::run(&args),
@@ -191,6 +199,12 @@ mod tests {
             "sql -c SELECT --url http://h:1 --output csv",
             "produce --stream s --key id",
             "consume --stream s --partition 1 --offset 5 --limit 3 --output ndjson",
+            "consume --stream s --cursor c --commit-every 100",
+            "cursor list --stream s --output json",
+            "cursor get c --stream s",
+            "cursor set c --stream s --partition 1 --offset earliest --reset --url http://h:1",
+            "cursor delete c --stream s",
+            "forward --stream s --cursor c --to http://h:1 --url http://g:1 --partition 0 --partition 2 --target-stream t --batch-bytes 64KiB --once",
             "tail --stream s",
             "import git . --stream commits --changes-stream changes --create",
             "import ndjson - --stream s --key a.b --timestamp ts",
