@@ -550,7 +550,8 @@ impl Owned {
             Spare::Ready(bytes) => *bytes < needed,
             Spare::Failed(at) => now.duration_since(*at) >= RETRY,
         };
-        if !due || !free || self.shared.write_error().is_some() {
+        // Until the last one has its name, the next would be made in the very file that becomes the active segment.
+        if !due || !free || self.pipeline.is_placing() || self.shared.write_error().is_some() {
             return;
         }
         let usual = (self.segment_capacity * 4).max(FIRST_SEGMENT_BYTES).min(self.options.segment_bytes);

@@ -107,11 +107,13 @@ impl Shared {
         let _changing = self.changing.lock().expect("no code panics inside");
         let Some(segment) = self.segment_at(base_offset).filter(|_| !self.is_closing()) else { return Ok(()) };
         segment.retire();
-        let removed = self.io().remove(segment.path()).and_then(|()| self.io().remove(&segment.index_path()));
+        let removed = self.io().remove(segment.path());
         match &removed {
             Ok(()) => self.remove_segment(base_offset),
             Err(_) => self.replace_segment(segment.again()),
         }
+        // What a clean stop may have left beside it; the next start removes what can't be removed now.
+        let _ = self.io().remove(&segment.index_path());
         removed
     }
 }
