@@ -8,8 +8,9 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock, Weak};
+use std::sync::{Arc, Mutex, RwLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossbeam_channel::unbounded;
 use serde::{Deserialize, Serialize};
@@ -18,10 +19,10 @@ use tokio::sync::Semaphore;
 use crate::error::{Error, Result};
 use crate::io::DiskIo;
 use crate::io::probe::{self, Backend};
-use crate::keeper::{Bell, Keeper};
+use crate::keeper::{Keeper, Kept};
 use crate::partition::open::Opening;
 use crate::partition::owner::{self, Owner};
-use crate::partition::{CleanState, Mailbox, PERMIT_BYTES, Partition, PartitionOptions, Shared};
+use crate::partition::{CleanState, Compaction, Closing, Mailbox, PERMIT_BYTES, Partition, PartitionOptions};
 use crate::ram::arena::Arena;
 use crate::segment::recent::Recent;
 use crate::sys::fs::FolderLock;
@@ -49,6 +50,8 @@ pub struct LogOptions {
     pub disk: Backend,
     /// Threads that write and sync.
     pub disk_threads: usize,
+    /// How often retention, compaction and verification look for something to do. A ring that grew does not wait for it.
+    pub keeper_interval: Duration,
     /// Read from sealed segments to find damage before a reader does; 0 for not at all.
     pub verify_bytes_per_second: u64,
     /// Free disk space below which no new segment is begun.
@@ -65,6 +68,7 @@ impl Default for LogOptions {
             owners: 1,
             disk: Backend::Auto,
             disk_threads: 4,
+            keeper_interval: Duration::from_secs(1),
             verify_bytes_per_second: 8 << 20,
             reserve_bytes: 256 << 20,
             partition: PartitionOptions::default(),
@@ -103,8 +107,8 @@ pub struct Log {
     partitions: RwLock<HashMap<PartitionRef, Arc<Partition>>>,
     clean: Mutex<HashMap<PartitionRef, CleanState>>,
     next_slot: AtomicU64,
-    bell: Arc<Bell>,
-    kept: Arc<Mutex<HashMap<PartitionRef, Weak<Shared>>>>,
+    keeper: Keeper,
+    kept: Arc<Kept>,
     _lock: Option<FolderLock>,
 }
 
@@ -142,9 +146,8 @@ impl Log {
             threads.push(thread::spawn(&format!("owner-{n}"), body).map_err(Error::io("starting thread", "owner"))?);
             owners.push(Mailbox { queue, permits: Arc::new(Semaphore::new(permits)) });
         }
-        let (bell, kept) = (Arc::<Bell>::default(), Arc::<Mutex<_>>::default());
-        let keeper = Keeper::new(Arc::clone(&bell), Arc::clone(&kept), options.verify_bytes_per_second);
-        threads.push(thread::spawn("log-keeper", move || keeper.run()).map_err(Error::io("starting thread", "log-keeper"))?);
+        let kept = Arc::<Kept>::default();
+        let keeper = Keeper::start(&kept, options.keeper_interval, options.verify_bytes_per_second)?;
         Ok(Self {
             dir: dir.to_owned(),
             disk_detail: format!("{}: given by the program", io.backend()),
@@ -158,7 +161,7 @@ impl Log {
             partitions: RwLock::default(),
             clean: Mutex::new(clean.into_iter().map(|state| (state.partition, state)).collect()),
             next_slot: AtomicU64::new(0),
-            bell,
+            keeper,
             kept,
             _lock: lock,
         })
@@ -203,6 +206,10 @@ impl Log {
         if id.stream < StreamId::FIRST_USER {
             options.segment_bytes = options.segment_bytes.min(INTERNAL_SEGMENT_BYTES);
         }
+        if id.stream == StreamId::CURSORS {
+            // Only where a cursor stands now is ever asked for.
+            options.compaction = Some(Compaction::default());
+        }
         self.open_partition_with(id, options)
     }
 
@@ -226,7 +233,7 @@ impl Log {
             io: Arc::clone(&self.io),
             arena: Arc::clone(&self.arena),
             recent: Arc::clone(&self.recent),
-            bell: Arc::clone(&self.bell),
+            bell: self.keeper.bell(),
             options,
             reserve_bytes: self.options.reserve_bytes,
             clean: self.clean.lock().expect("no code panics inside").remove(&id),
@@ -265,8 +272,11 @@ impl Log {
             let mut partitions = self.partitions.write().expect("no code panics inside");
             partitions.extract_if(|id, _| id.stream == stream).map(|(_, partition)| partition).collect()
         };
-        for partition in gone {
-            partition.close();
+        self.kept.lock().expect("no code panics inside").retain(|id, _| id.stream != stream);
+        // First all are told, then each is waited for.
+        let closing: Vec<_> = gone.iter().map(|partition| partition.close()).collect();
+        for closing in closing {
+            let _ = closing.wait();
         }
         self.io.remove_dir(&self.stream_dir(stream))
     }
@@ -276,10 +286,12 @@ impl Log {
     /// # Errors
     /// When the record of the clean stop can't be written; the next start then scans.
     pub fn close(&self) -> Result<()> {
-        self.bell.stop();
+        self.keeper.stop();
         let open: Vec<Arc<Partition>> =
             self.partitions.write().expect("no code panics inside").drain().map(|(_, partition)| partition).collect();
-        let partitions: Vec<CleanState> = open.iter().filter_map(|partition| partition.close()).collect();
+        // First all are told, then each is waited for.
+        let closing: Vec<_> = open.iter().map(|partition| partition.close()).collect();
+        let partitions: Vec<CleanState> = closing.into_iter().filter_map(Closing::wait).collect();
         let json = |error: serde_json::Error| Error::io("encoding", self.dir.join("clean"))(error.into());
         let checksum = crate::frame::checksum(&serde_json::to_vec(&partitions).map_err(json)?);
         let content = serde_json::to_vec(&CleanStop { checksum, partitions }).map_err(json)?;
@@ -289,7 +301,7 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        self.bell.stop();
+        self.keeper.stop();
         self.partitions.write().expect("no code panics inside").clear();
         self.owners.clear();
         // An owner ends when the last handle on one of its partitions is dropped, which may be after this.

@@ -5,6 +5,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::execution::SendableRecordBatchStream;
+use logcore::AckClass;
 use logcore::materialize::DeadLetter;
 use logcore::partition::PartitionStatus;
 use serde::Serialize;
@@ -69,6 +70,34 @@ pub struct AppendRecord {
     pub partition: Option<u32>,
 }
 
+/// Records to append, and how.
+#[derive(Clone, Debug)]
+pub struct AppendRequest {
+    /// In this order within each partition.
+    pub records: Vec<AppendRecord>,
+    /// The least acknowledgement class; the stream's own still applies if it is stronger.
+    pub ack: Option<AckClass>,
+    /// Give up then.
+    pub deadline: Instant,
+}
+
+impl AppendRequest {
+    /// Appends `records` as the stream says.
+    #[must_use]
+    pub fn new(records: Vec<AppendRecord>, deadline: Instant) -> Self {
+        Self { records, ack: None, deadline }
+    }
+}
+
+/// Where records were appended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppendAnswer {
+    /// The last record of each partition.
+    pub position: Cut,
+    /// The class that was met, the weakest of all partitions.
+    pub ack: AckClass,
+}
+
 /// Where to begin reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadFrom {
@@ -127,9 +156,23 @@ pub struct StreamInfo {
     /// Its number.
     pub id: u32,
     /// The acknowledgement class.
-    pub ack: String,
+    pub ack: AckClass,
     /// How batches built here are compressed.
     pub compression: String,
+    /// What records are dropped for: `none`, an age such as `7 days`, `consumed` or `ring`.
+    pub retention: String,
+    /// Bytes of a partition beyond which its oldest segments may go.
+    pub retention_bytes: Option<u64>,
+    /// Records of a partition beyond which its oldest segments may go.
+    pub retention_records: Option<u64>,
+    /// Whether only the last record of each key is kept.
+    pub compact: bool,
+    /// How long a tombstone outlives its key.
+    pub tombstone_grace: String,
+    /// Length of a segment file.
+    pub segment_bytes: u64,
+    /// With `ack = 'memory'`: what is only in RAM goes to the disk at the latest after this long.
+    pub flush_interval: String,
     /// One picture per partition, in order.
     pub partitions: Vec<PartitionInfo>,
 }

@@ -1,4 +1,6 @@
-//! Appending to streams and reading them back by offset: the producing and consuming side of [`Database`].
+//! Appending to streams: one atomic batch per partition, answered when its acknowledgement class is met.
+//!
+//! Every door's records come through [`Database::append_with`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,13 +8,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
-use logcore::frame::{Frame, FrameKind};
 use logcore::{
-    Batch, BatchBuilder, Compression, ErrorKind, NewRecord, Offset, Partition, PartitionRef, Proposal, Record, StreamId,
-    TimestampMillis, sys::clock,
+    AckClass, BatchBuilder, ErrorKind, NewRecord, Partition, PartitionRef, Proposal, StreamId, TimestampMillis, sys::clock,
 };
 
-use crate::answer::{AppendRecord, ReadFrom, ReadLimits, ReadPage, StoredRecord};
+use crate::answer::{AppendAnswer, AppendRecord, AppendRequest};
 use crate::catalog::StreamDef;
 use crate::database::Database;
 use crate::error::{Error, Result, sqlstate};
@@ -49,31 +49,44 @@ impl From<AppendError> for Error {
 /// Where the next record without a key goes; shared by all streams, which evens out all the same.
 static NEXT_PARTITION: AtomicU32 = AtomicU32::new(0);
 
+/// A batch on its way to one partition.
+struct Prepared {
+    partition: u32,
+    records: u64,
+    log: Arc<Partition>,
+    proposal: Proposal,
+}
+
 impl Database {
-    /// Appends records, one atomic batch per partition, and answers when they are durable.
+    /// Appends records as the stream says, and answers where they are.
+    ///
+    /// # Errors
+    /// As [`Self::append_with`].
+    pub async fn append(&self, stream: &str, records: Vec<AppendRecord>, deadline: Instant) -> Result<Cut, AppendError> {
+        Ok(self.append_with(stream, AppendRequest::new(records, deadline)).await?.position)
+    }
+
+    /// Appends records, one atomic batch per partition, and answers when their acknowledgement class is met.
     ///
     /// # Errors
     /// Unknown streams and partitions, records over their limit: nothing is appended then. What the log says of one partition,
     /// together with what was appended to others.
-    pub async fn append(&self, stream: &str, records: Vec<AppendRecord>, deadline: Instant) -> Result<Cut, AppendError> {
+    pub async fn append_with(&self, stream: &str, request: AppendRequest) -> Result<AppendAnswer, AppendError> {
         let catalog = self.catalog();
         let def = catalog.stream(stream)?;
-        if def.id < StreamId::FIRST_USER.value() {
+        if def.is_internal() {
             let message = format!("stream \"{stream}\" belongs to the database and can't be appended to");
             return Err(Error::new(sqlstate::WRONG_OBJECT_TYPE, ErrorKind::Invalid, message).into());
         }
-        let compression = if def.compression == "zstd" { Compression::Zstd } else { Compression::None };
         // Everything that can be refused is, before the first batch is on its way.
-        let prepared = self.batches(def, &records)?.into_iter().map(|(partition, batch)| {
-            let records = u64::from(batch.count());
-            Ok((partition, records, self.partition(def, partition)?, Proposal::from_records(batch, compression)?))
-        });
-        let prepared = prepared.collect::<Result<Vec<_>>>()?;
+        let prepared = self.prepare(def, &request)?;
         let mut tickets = Vec::with_capacity(prepared.len());
-        for (partition, records, log, proposal) in prepared {
-            tickets.push((partition, records, log.append(proposal, deadline).await));
+        for Prepared { partition, records, log, proposal } in prepared {
+            tickets.push((partition, records, log.append(proposal, request.deadline).await));
         }
-        let (mut position, mut appended_records, mut failed) = (Cut::new(), 0, None);
+        let ack = request.ack.map_or(def.options.ack, |ack| ack.max(def.options.ack));
+        let (mut answer, mut met) = (AppendAnswer { position: Cut::new(), ack }, None::<AckClass>);
+        let (mut appended_records, mut failed) = (0, None);
         for (partition, records, ticket) in tickets {
             let appended = match ticket {
                 Ok(ticket) => ticket.committed().await,
@@ -81,16 +94,28 @@ impl Database {
             };
             match appended {
                 Ok(appended) => {
-                    position.raise(&def.name, partition, appended.end_offset());
+                    answer.position.raise(&def.name, partition, appended.end_offset());
+                    met = Some(met.map_or(appended.ack, |met| met.min(appended.ack)));
                     appended_records += records;
                 }
                 Err(error) => failed = Some(Error::from(error)),
             }
         }
+        answer.ack = met.unwrap_or(ack);
         match failed {
-            None => Ok(position),
-            Some(error) => Err(AppendError { error, appended: position, records: appended_records }),
+            None => Ok(answer),
+            Some(error) => Err(AppendError { error, appended: answer.position, records: appended_records }),
         }
+    }
+
+    fn prepare(&self, def: &StreamDef, request: &AppendRequest) -> Result<Vec<Prepared>> {
+        let batches = self.batches(def, &request.records)?.into_iter().map(|(partition, batch)| {
+            let (records, log) = (u64::from(batch.count()), self.partition(def, partition)?);
+            let proposal = Proposal::from_records(batch, def.options.compression())?;
+            let proposal = proposal.acknowledged(request.ack.unwrap_or(AckClass::Memory));
+            Ok(Prepared { partition, records, log, proposal })
+        });
+        batches.collect()
     }
 
     fn batches(&self, def: &StreamDef, records: &[AppendRecord]) -> Result<BTreeMap<u32, BatchBuilder>> {
@@ -126,7 +151,7 @@ impl Database {
         Ok(batches)
     }
 
-    fn partition(&self, def: &StreamDef, partition: u32) -> Result<Arc<Partition>> {
+    pub(crate) fn partition(&self, def: &StreamDef, partition: u32) -> Result<Arc<Partition>> {
         if partition >= def.partitions {
             let message = format!("stream \"{}\" has no partition {partition}", def.name);
             return Err(Error::new(sqlstate::UNDEFINED_TABLE, ErrorKind::NotFound, message)
@@ -134,74 +159,9 @@ impl Database {
         }
         Ok(self.log().partition(PartitionRef::new(StreamId::new(def.id), partition))?)
     }
-
-    /// Reads records of one partition.
-    ///
-    /// # Errors
-    /// Unknown streams and partitions, offsets outside the log; what the log says.
-    pub async fn read(&self, stream: &str, partition: u32, from: ReadFrom, limits: ReadLimits) -> Result<ReadPage> {
-        let catalog = self.catalog();
-        let log = self.partition(catalog.stream(stream)?, partition)?;
-        let (log, from) = blocking(move || {
-            let from = match from {
-                ReadFrom::Offset(offset) => Offset::new(offset),
-                ReadFrom::Timestamp(millis) => log.offset_at(TimestampMillis::new(millis))?,
-                ReadFrom::Earliest => log.log_start(),
-                ReadFrom::Latest => log.committed().get(),
-            };
-            Ok((log, from))
-        })
-        .await?;
-        if let Some(until) = limits.wait_until
-            && log.committed().get() == from
-        {
-            log.committed().reached(from.advance(1), until).await;
-        }
-        blocking(move || read_page(&log, from, limits)).await
-    }
 }
 
 /// Runs disk work away from the async workers.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(Error::internal(error.to_string())))
-}
-
-fn read_page(log: &Partition, from: Offset, limits: ReadLimits) -> Result<ReadPage> {
-    let mut page = ReadPage { records: Vec::new(), next_offset: from.value(), end_offset: 0 };
-    let mut bytes = 0;
-    while page.records.len() < limits.records && bytes < limits.bytes {
-        let next = Offset::new(page.next_offset);
-        let frames = log.read(next, limits.bytes.min(1 << 20))?;
-        let Some(end) = frames.last().map(Frame::end_offset) else { break };
-        for frame in frames.iter().filter(|frame| frame.header.kind == FrameKind::Batch) {
-            let batch = Batch::open(&frame.body)?;
-            for record in batch.records() {
-                let record = record?;
-                if record.offset < next {
-                    continue;
-                }
-                if page.records.len() == limits.records || bytes >= limits.bytes {
-                    page.end_offset = log.committed().get().value();
-                    return Ok(page);
-                }
-                bytes += record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len) + 32;
-                page.next_offset = record.offset.value() + 1;
-                page.records.push(stored(&record));
-            }
-        }
-        page.next_offset = end.value();
-    }
-    page.end_offset = log.committed().get().value();
-    Ok(page)
-}
-
-fn stored(record: &Record<'_>) -> StoredRecord {
-    let own = |bytes: &[u8]| Bytes::copy_from_slice(bytes);
-    StoredRecord {
-        offset: record.offset.value(),
-        timestamp: record.timestamp.value(),
-        key: record.key.map(own),
-        value: record.value.map(own),
-        headers: record.headers().into_iter().map(|(name, value)| (name.to_owned(), value.map(own))).collect(),
-    }
 }

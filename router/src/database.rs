@@ -33,6 +33,7 @@ use crate::query::{self, Context};
 use crate::session;
 use crate::sql::parse::{Statement, parse};
 use crate::sql::rewrite::{TableUse, Uses};
+use crate::units::show_span;
 use crate::view::rebuild;
 use crate::view::running::{Generation, View, Views};
 use crate::{define, dml, fast_path};
@@ -143,12 +144,13 @@ impl Database {
         let driver = Arc::new(Driver::start(options.driver.clone())?);
         let session = session::base(options.query_threads, options.sql_memory_bytes_max)?;
         let rows = RowOptions::new(options.view_memory_bytes as u64)?;
-        let partition = log.open_partition(PartitionRef::new(StreamId::CATALOG, 0))?;
+        let definitions = log.open_partition(PartitionRef::new(StreamId::CATALOG, 0))?;
         let (catalog, materializer) = Catalog::new();
         let dir = options.data.join("tmp");
         fs::create_dir(&dir)?;
-        let task = driver.attach("_catalog", &partition, Box::new(materializer), &dir, TaskOptions::default())?;
-        let views = Views::new(Arc::clone(&log), Arc::clone(&driver), session.clone(), rows);
+        let task = driver.attach("_catalog", &definitions, Box::new(materializer), &dir, TaskOptions::default())?;
+        let partition = options.log.partition.clone();
+        let views = Views::new(Arc::clone(&log), Arc::clone(&driver), session.clone(), rows, partition);
         let handle = runtime.handle().clone();
         let inner = Inner {
             options,
@@ -163,7 +165,7 @@ impl Database {
             runtime: std::sync::Mutex::new(Some(runtime)),
         };
         let database = Self { inner: Arc::new(inner) };
-        let end = partition.committed().get();
+        let end = definitions.committed().get();
         handle.block_on(async {
             task.visible_to(end, Instant::now() + CATALOG_TIMEOUT).await?;
             database.open_all().await
@@ -178,8 +180,7 @@ impl Database {
         self.remove_orphan_streams(&catalog)?;
         for stream in catalog.streams() {
             for partition in 0..stream.partitions {
-                let id = PartitionRef::new(StreamId::new(stream.id), partition);
-                if let Err(error) = self.log().open_partition(id) {
+                if let Err(error) = stream.open(self.log(), partition, &self.options().log.partition) {
                     tracing::error!(stream = stream.name, partition, %error, "the partition does not open; the others serve");
                 }
             }
@@ -440,11 +441,19 @@ impl Database {
             let log = self.log().partition(PartitionRef::new(StreamId::new(def.id), partition)).ok()?;
             Some(PartitionInfo { partition, status: log.status() })
         });
+        let kept = def.options.partition(&self.options().log.partition);
         StreamInfo {
             name: def.name.clone(),
             id: def.id,
-            ack: def.ack.clone(),
-            compression: def.compression.clone(),
+            ack: kept.ack,
+            compression: def.options.compression.clone(),
+            retention: def.options.retention_text(),
+            retention_bytes: kept.retention.bytes,
+            retention_records: kept.retention.records,
+            compact: def.options.compact,
+            tombstone_grace: show_span(Duration::from_millis(def.options.tombstone_grace_ms)),
+            segment_bytes: kept.segment_bytes,
+            flush_interval: show_span(kept.flush_interval),
             partitions: partitions.collect(),
         }
     }
@@ -534,6 +543,12 @@ impl Database {
     #[must_use]
     pub fn memory(&self) -> (u64, u64) {
         self.log().memory_bytes()
+    }
+
+    /// How the disk is reached, and why so.
+    #[must_use]
+    pub fn disk_detail(&self) -> &str {
+        self.log().disk_detail()
     }
 
     /// The disk's backend.

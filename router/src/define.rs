@@ -4,24 +4,26 @@
 //! The catalog's record is the definition. A stop between it and the folders leaves either folders that nothing names, removed
 //! at the next start, or a definition without folders, which are then made.
 
+mod options;
+mod stream;
+
 use std::sync::Arc;
 
 use docstore::{Analyzer, Mapping, SearchField};
-use logcore::{ErrorKind, PartitionRef, StreamId};
+use logcore::ErrorKind;
 use rowstore::{ColumnType, TableSchema};
 use tsstore::{FieldKind, SeriesSchema};
 
 use crate::answer::SqlAnswer;
-use crate::catalog::{CatalogRecord, CatalogState, SeriesDef, Source, StreamDef, TableDef, TableKind};
+use crate::catalog::{CatalogRecord, CatalogState, SeriesDef, Source, TableDef, TableKind};
 use crate::database::Database;
 use crate::error::{Error, Result, sqlstate};
 use crate::query::Context;
 use crate::sql::ddl::{CreateTable, Ddl, Options};
+use crate::units::{SPAN_HINT, parse_span};
 use crate::view::rebuild;
 use crate::{dml, show};
 
-/// Partitions of one stream.
-const PARTITIONS_MAX: u32 = 1_024;
 /// Bytes of a name.
 const NAME_BYTES_MAX: usize = 255;
 
@@ -34,8 +36,9 @@ pub async fn execute(database: &Database, ddl: Ddl, context: Context<'_>) -> Res
         Ddl::ShowStreams => show::streams(database),
         Ddl::ShowViews => show::views(database),
         Ddl::ShowTables => show::tables(database),
-        Ddl::CreateStream { name, if_not_exists, options } => create_stream(database, name, if_not_exists, options).await,
-        Ddl::DropStream { name, if_exists } => drop_stream(database, &name, if_exists).await,
+        Ddl::CreateStream { name, if_not_exists, options } => stream::create(database, name, if_not_exists, options).await,
+        Ddl::AlterStream { name, if_exists, options } => stream::alter(database, &name, if_exists, options).await,
+        Ddl::DropStream { name, if_exists } => stream::remove(database, &name, if_exists).await,
         Ddl::CreateTable(table) => create_table(database, table, context).await,
         Ddl::DropTable { name, if_exists } => drop_table(database, &name, if_exists).await,
         Ddl::RebuildView { name } => {
@@ -63,87 +66,6 @@ fn check_name(catalog: &CatalogState, name: &str) -> Result<()> {
     };
     let message = format!("a {taken} named \"{name}\" already exists");
     Err(Error::new(sqlstate::DUPLICATE_TABLE, ErrorKind::Conflict, message).hint("choose another name, or say IF NOT EXISTS"))
-}
-
-async fn create_stream(database: &Database, name: String, if_not_exists: bool, mut options: Options) -> Result<SqlAnswer> {
-    let _ddl = database.ddl_lock().await;
-    let catalog = database.catalog();
-    if if_not_exists && catalog.find_stream(&name).is_some() {
-        return Ok(done("CREATE STREAM", None));
-    }
-    check_name(&catalog, &name)?;
-    let partitions = match options.take("partitions") {
-        None => 1,
-        Some(text) => text
-            .parse()
-            .ok()
-            .filter(|count| (1..=PARTITIONS_MAX).contains(count))
-            .ok_or_else(|| Error::invalid(format!("partitions = {text} is out of range")).hint("1 to 1024"))?,
-    };
-    let choice = |name: &str, value: Option<String>, allowed: &[&str], later: &[&str]| match value {
-        None => Ok(allowed[0].to_owned()),
-        Some(value) if allowed.contains(&value.as_str()) => Ok(value),
-        Some(value) if later.contains(&value.as_str()) => {
-            Err(Error::unsupported(format!("{name} = '{value}' is not supported yet")))
-        }
-        Some(value) => {
-            Err(Error::invalid(format!("{name} = '{value}' is unknown")).hint(format!("use {}", allowed.join(" or "))))
-        }
-    };
-    let ack = choice("ack", options.take("ack"), &["disk"], &["memory", "quorum"])?;
-    let compression = choice("compression", options.take("compression"), &["none", "zstd"], &["gzip", "snappy", "lz4"])?;
-    if let Some(retention) = options.take("retention").filter(|retention| retention != "none") {
-        return Err(
-            Error::unsupported(format!("retention = '{retention}' is not supported yet")).hint("records are kept for ever")
-        );
-    }
-    if options.take("compact").is_some_and(|compact| compact != "false") {
-        return Err(Error::unsupported("compact = true is not supported yet"));
-    }
-    options.finish(&["partitions", "ack", "retention", "compact", "compression"])?;
-    let def = StreamDef { id: catalog.next_stream(), name, partitions, ack, compression };
-    // Opened before it is recorded: a disk without room leaves nothing behind.
-    let stream = StreamId::new(def.id);
-    let log = Arc::clone(database.log());
-    let opened = crate::append::blocking(move || {
-        (0..partitions).try_for_each(|partition| log.open_partition(PartitionRef::new(stream, partition)).map(drop))?;
-        Ok(())
-    });
-    let recorded = match opened.await {
-        Ok(()) => database.record(&CatalogRecord::StreamCreated(def)).await,
-        Err(error) => Err(error),
-    };
-    if recorded.is_err() {
-        let log = Arc::clone(database.log());
-        crate::append::blocking(move || Ok(log.remove_stream(stream)?)).await?;
-    }
-    recorded.map(|position| done("CREATE STREAM", Some(position)))
-}
-
-async fn drop_stream(database: &Database, name: &str, if_exists: bool) -> Result<SqlAnswer> {
-    let _ddl = database.ddl_lock().await;
-    let catalog = database.catalog();
-    if if_exists && catalog.find_stream(name).is_none() {
-        return Ok(done("DROP STREAM", None));
-    }
-    let def = Arc::clone(catalog.stream(name)?);
-    if def.id < StreamId::FIRST_USER.value() {
-        return Err(Error::new(
-            sqlstate::WRONG_OBJECT_TYPE,
-            ErrorKind::Invalid,
-            format!("stream \"{name}\" belongs to the database"),
-        ));
-    }
-    let views: Vec<&str> =
-        catalog.tables().filter(|table| table.stream().value() == def.id).map(|table| table.name.as_str()).collect();
-    if !views.is_empty() {
-        let message = format!("stream \"{name}\" has views: {}", views.join(", "));
-        return Err(Error::new("2BP01", ErrorKind::Conflict, message).hint("DROP TABLE them first"));
-    }
-    let position = database.record(&CatalogRecord::StreamDropped { id: def.id }).await?;
-    let log = Arc::clone(database.log());
-    crate::append::blocking(move || Ok(log.remove_stream(StreamId::new(def.id))?)).await?;
-    Ok(done("DROP STREAM", Some(position)))
 }
 
 async fn create_table(database: &Database, table: CreateTable, context: Context<'_>) -> Result<SqlAnswer> {
@@ -184,6 +106,10 @@ async fn create_table(database: &Database, table: CreateTable, context: Context<
         })?),
         other => return Err(Error::invalid(format!("USING {other} is unknown")).hint("use row, document or series")),
     };
+    if table.stream.is_some() && stream.options.is_ring() {
+        let message = format!("stream \"{}\" is a ring: it overwrites records that a view may not have applied yet", stream.name);
+        return Err(Error::invalid(message).hint(format!("ALTER STREAM {} SET (retention = '7 days') first", stream.name)));
+    }
     let source = match table.stream {
         None if table.select.is_some() => {
             return Err(Error::unsupported("CREATE TABLE ... AS SELECT without FROM STREAM is not supported yet"));
@@ -280,8 +206,9 @@ fn series(schema: Option<TableSchema>, options: &mut Options) -> Result<SeriesDe
         }
     }
     let chunk = options.take("chunk").unwrap_or_else(|| "7 days".into());
-    let chunk_millis =
-        millis(&chunk).ok_or_else(|| Error::invalid(format!("chunk = '{chunk}' is not a time span")).hint("write '7 days'"))?;
+    let chunk_millis = parse_span(&chunk)
+        .and_then(|span| i64::try_from(span.as_millis()).ok())
+        .ok_or_else(|| Error::invalid(format!("chunk = '{chunk}' is not a time span")).hint(SPAN_HINT))?;
     let mut fields = Vec::new();
     for column in &mut schema.columns {
         if column.name == time {
@@ -310,21 +237,6 @@ fn series(schema: Option<TableSchema>, options: &mut Options) -> Result<SeriesDe
     let columns = schema.columns.iter().map(|column| column.name.clone()).collect();
     let series = SeriesSchema { columns, ..SeriesSchema::new(time, tags, fields, chunk_millis) };
     Ok(SeriesDef { columns: schema, series })
-}
-
-fn millis(text: &str) -> Option<i64> {
-    let text = text.trim();
-    let digits = text.find(|ch: char| !ch.is_ascii_digit())?;
-    let unit = match text[digits..].trim().trim_end_matches('s') {
-        "m" => 1,
-        "econd" | "sec" | "second" | "" => 1_000,
-        "minute" | "min" => 60_000,
-        "hour" | "h" => 3_600_000,
-        "day" | "d" => 86_400_000,
-        "week" | "w" => 604_800_000,
-        _ => return None,
-    };
-    text[..digits].parse::<i64>().ok()?.checked_mul(unit).filter(|millis| *millis > 0)
 }
 
 async fn drop_table(database: &Database, name: &str, if_exists: bool) -> Result<SqlAnswer> {
@@ -366,19 +278,4 @@ async fn replace(database: &Database, table: &TableDef, generation: u64) -> Resu
     database.record(&CatalogRecord::GenerationSwapped { id: table.id, generation }).await?;
     let fresh = TableDef { generation, building: None, ..table.clone() };
     database.views().open(&fresh, &stream).await.map(drop)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::millis;
-
-    #[test]
-    fn spans_of_time() {
-        assert_eq!(millis("7 days"), Some(604_800_000));
-        assert_eq!(millis("1h"), Some(3_600_000));
-        assert_eq!(millis("500 ms"), Some(500));
-        assert_eq!(millis("90 seconds"), Some(90_000));
-        assert_eq!(millis("0 days"), None);
-        assert_eq!(millis("soon"), None);
-    }
 }

@@ -28,15 +28,17 @@ pub mod partitioner;
 pub mod position;
 pub mod provider;
 pub mod query;
+pub mod read;
 pub mod render;
 pub mod session;
 pub mod show;
 pub mod sql;
+pub mod units;
 pub mod view;
 
 pub use answer::{
-    AppendRecord, DeadLetterInfo, PartitionInfo, ReadFrom, ReadLimits, ReadPage, RebuildInfo, Rows, SqlAnswer, SqlRequest,
-    StoredRecord, StreamInfo, ViewInfo, ViewPartitionInfo,
+    AppendAnswer, AppendRecord, AppendRequest, DeadLetterInfo, PartitionInfo, ReadFrom, ReadLimits, ReadPage, RebuildInfo, Rows,
+    SqlAnswer, SqlRequest, StoredRecord, StreamInfo, ViewInfo, ViewPartitionInfo,
 };
 pub use append::AppendError;
 pub use database::{Database, DatabaseOptions, Limits};

@@ -11,6 +11,7 @@ use crate::catalog::Source;
 use crate::database::Database;
 use crate::error::{Error, Result};
 use crate::position::Cut;
+use crate::units::show_size;
 
 fn text(values: impl Iterator<Item = Option<String>>) -> ArrayRef {
     Arc::new(values.collect::<StringArray>())
@@ -42,8 +43,15 @@ pub fn streams(database: &Database) -> Result<SqlAnswer> {
         ("partitions", number(streams.iter().map(|stream| Some(stream.partitions.len() as u64)))),
         ("records", number(streams.iter().map(|stream| Some(records(stream))))),
         ("bytes", number(streams.iter().map(|stream| Some(stream.partitions.iter().map(|part| part.status.bytes).sum())))),
-        ("ack", text(streams.iter().map(|stream| Some(stream.ack.clone())))),
+        ("ack", text(streams.iter().map(|stream| Some(stream.ack.to_string())))),
         ("compression", text(streams.iter().map(|stream| Some(stream.compression.clone())))),
+        ("retention", text(streams.iter().map(|stream| Some(stream.retention.clone())))),
+        ("retention_bytes", text(streams.iter().map(|stream| stream.retention_bytes.map(show_size)))),
+        ("retention_records", number(streams.iter().map(|stream| stream.retention_records))),
+        ("compact", text(streams.iter().map(|stream| Some(stream.compact.to_string())))),
+        ("tombstone_grace", text(streams.iter().map(|stream| Some(stream.tombstone_grace.clone())))),
+        ("segment_bytes", text(streams.iter().map(|stream| Some(show_size(stream.segment_bytes))))),
+        ("flush_interval", text(streams.iter().map(|stream| Some(stream.flush_interval.clone())))),
     ])
 }
 

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use logcore::io::probe::Backend;
 use router::DatabaseOptions;
 
 /// What every variable of ours begins with.
@@ -59,39 +60,6 @@ impl fmt::Display for Size {
             Some((unit, factor)) => write!(f, "{}{unit}", self.0 / factor),
             None => write!(f, "{}", self.0),
         }
-    }
-}
-
-/// How the disk is reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DiskIo {
-    /// The best backend that works here.
-    Auto,
-    /// Threads that write and sync.
-    Pool,
-}
-
-impl FromStr for DiskIo {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "pool" => Ok(Self::Pool),
-            "uring" | "io_uring" | "tokio-uring" | "tokio_uring" => {
-                Err(format!("the disk backend \"{text}\" is not available in this build; use auto or pool"))
-            }
-            _ => Err(format!("\"{text}\" is not a disk backend; use auto or pool")),
-        }
-    }
-}
-
-impl fmt::Display for DiskIo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Pool => "pool",
-        })
     }
 }
 
@@ -151,7 +119,7 @@ macro_rules! value {
     ($type:ty, quoted) => {
         impl Value for $type {
             fn read(text: &str) -> Result<Self, String> {
-                text.parse()
+                text.parse().map_err(|error: <$type as FromStr>::Err| error.to_string())
             }
 
             fn show(&self) -> String {
@@ -164,7 +132,7 @@ macro_rules! value {
 value!(u64, "a whole number", plain);
 value!(usize, "a whole number", plain);
 value!(Size, quoted);
-value!(DiskIo, quoted);
+value!(Backend, quoted);
 value!(LogFormat, quoted);
 
 impl Value for String {
@@ -222,7 +190,7 @@ macro_rules! settings {
 
 settings! {
     data: PathBuf = "./data".into(), "data", "the folder of all data";
-    disk_io: DiskIo = DiskIo::Auto, "disk_io", "the disk backend: auto or pool";
+    disk_io: Backend = Backend::Auto, "disk_io", "the disk backend: auto, pool, tokio-uring or uring";
     http_listen: String = "127.0.0.1:8080".into(), "http.listen", "the address of the HTTP door; port 0 takes a free one";
     http_body_bytes_max: Size = Size::mib(16), "http.body_bytes_max", "the largest body that is held in memory";
     http_ndjson_body_bytes_max: Size = Size(1 << 30), "http.ndjson_body_bytes_max", "the largest streamed body of records";
@@ -232,6 +200,7 @@ settings! {
     log_segment_bytes: Size = Size::mib(64), "log.segment_bytes", "the length of a segment file";
     log_queue_bytes_max: Size = Size::mib(64), "log.queue_bytes_max", "batches that may wait for each owner thread";
     log_reserve_bytes: Size = Size::mib(256), "log.reserve_bytes", "free disk space below which no segment is begun";
+    log_verify_bytes_per_second: Size = Size::mib(8), "log.verify_bytes_per_second", "read from sealed segments to find damage early; 0 for not at all";
     sql_timeout_ms_max: u64 = 30_000, "sql.timeout_ms_max", "the longest a statement may take";
     sql_memory_bytes_max: Size = Size::mib(256), "sql.memory_bytes_max", "memory of all running statements";
     sql_result_bytes_max: Size = Size::mib(64), "sql.result_bytes_max", "the largest result that is not streamed";
@@ -334,7 +303,7 @@ impl Config {
         at_least("http.body_bytes_max", values.http_body_bytes_max.0, 1 << 10)?;
         at_least("http.ndjson_body_bytes_max", values.http_ndjson_body_bytes_max.0, 1 << 10)?;
         at_least("log.memory_bytes_max", values.log_memory_bytes_max.0, 16 << 20)?;
-        at_least("log.segment_bytes", values.log_segment_bytes.0, 16 << 20)?;
+        at_least("log.segment_bytes", values.log_segment_bytes.0, 1 << 20)?;
         at_least("log.queue_bytes_max", values.log_queue_bytes_max.0, 8 << 20)?;
         at_least("sql.memory_bytes_max", values.sql_memory_bytes_max.0, 1 << 20)?;
         for (name, value) in [
@@ -376,6 +345,8 @@ impl Config {
         let values = &self.values;
         let mut options = DatabaseOptions::default();
         options.data.clone_from(&values.data);
+        options.log.disk = values.disk_io;
+        options.log.verify_bytes_per_second = values.log_verify_bytes_per_second.0;
         options.log.memory_bytes_max = values.log_memory_bytes_max.0;
         options.log.queue_bytes_max = values.log_queue_bytes_max.len();
         options.log.reserve_bytes = values.log_reserve_bytes.0;
@@ -462,8 +433,8 @@ mod tests {
         assert!(error.contains("http.lisen") && error.contains("did you mean http.listen?"), "{error}");
         let error = load("", &[("HEADWATER_HTTP_LISTN", "x")], &[]).unwrap_err().to_string();
         assert!(error.contains("HEADWATER_HTTP_LISTN") && error.contains("did you mean HEADWATER_HTTP_LISTEN?"), "{error}");
-        let error = load("disk_io = 'uring'", &[], &[]).unwrap_err().to_string();
-        assert!(error.contains("not available in this build"), "{error}");
+        let error = load("disk_io = 'urign'", &[], &[]).unwrap_err().to_string();
+        assert!(error.contains("use auto, pool, tokio-uring or uring"), "{error}");
         let error = load("[log]\nmemory_bytes_max = '1MiB'", &[], &[]).unwrap_err().to_string();
         assert!(error.contains("the least is 16MiB"), "{error}");
         assert!(load("[log]\nmemory_bytes_max = true", &[], &[]).unwrap_err().to_string().contains("boolean"));

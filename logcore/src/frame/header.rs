@@ -91,6 +91,9 @@ pub struct FrameHeader {
     pub max_timestamp: TimestampMillis,
 }
 
+/// Offsets, indexes and terms are at most this, as Kafka's are.
+pub(crate) const NUMBER_MAX: u64 = i64::MAX.unsigned_abs();
+
 impl FrameHeader {
     /// The header's bytes, and its CRC, to which the next entry links.
     #[must_use]
@@ -146,6 +149,11 @@ impl FrameHeader {
             max_timestamp: TimestampMillis::new(u64_at(56).cast_signed()),
         };
         let frame_bytes = header.frame_bytes as usize;
+        // So far below what a u64 holds that nothing computed from them overflows.
+        if [header.base_offset.value(), header.raft_index.value(), header.term.value()].iter().any(|number| *number > NUMBER_MAX)
+        {
+            return Err("the frame's numbers are out of range");
+        }
         let lengths_agree = frame_bytes.is_multiple_of(8)
             && frame_bytes <= FRAME_BYTES_MAX
             && frame_bytes >= HEADER_BYTES + header.body_bytes as usize;

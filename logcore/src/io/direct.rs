@@ -191,3 +191,89 @@ impl DiskIo for DirectDisk {
         self.pool.run(job);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::io::suite;
+
+    /// An engine whose system takes at most a block and a half at once, is interrupted now and then, and loses some writes.
+    #[derive(Default)]
+    struct Stutter {
+        attempts: AtomicUsize,
+        lose: bool,
+        refuse: bool,
+        lost: Mutex<Vec<DirectWrite>>,
+    }
+
+    impl Engine for Stutter {
+        fn name(&self) -> &'static str {
+            "stutter"
+        }
+
+        fn offer(&self, write: DirectWrite) -> Result<(), Box<DirectWrite>> {
+            if self.refuse {
+                return Err(Box::new(write));
+            }
+            if self.lose {
+                self.lost.lock().unwrap().push(write);
+                return Ok(());
+            }
+            let mut left = write.unless_given_up();
+            while let Some(write) = left {
+                let attempt = self.attempts.fetch_add(1, Ordering::Relaxed);
+                let piece = write.progress.pieces()[0].clone();
+                let result = match attempt % 5 {
+                    0 => Err(ErrorKind::Interrupted.into()),
+                    1 => Err(ErrorKind::WouldBlock.into()),
+                    // Through the descriptor's blocks, as O_DIRECT asks; the rest of the attempt is made up.
+                    _ => write
+                        .descriptor
+                        .write_at(&piece[..4_096], write.progress.at())
+                        .map(|written| if piece.len() > 4_096 { written + 2_048 } else { written }),
+                };
+                left = write.attempted(result);
+            }
+            Ok(())
+        }
+    }
+
+    fn disk(engine: Stutter) -> (Box<dyn DiskIo>, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let pool = PoolDisk::start(folder.path(), 2, 4).unwrap();
+        (Box::new(DirectDisk::new(Box::new(engine), pool)), folder)
+    }
+
+    #[test]
+    fn a_write_goes_on_until_all_of_it_is_there() {
+        let (disk, folder) = disk(Stutter::default());
+        suite::writes_in_flight_all_land(disk, folder.path());
+    }
+
+    #[test]
+    fn the_pool_does_what_the_engine_has_no_room_for() {
+        let (disk, folder) = disk(Stutter { refuse: true, ..Stutter::default() });
+        suite::writes_in_flight_all_land(disk, folder.path());
+    }
+
+    #[test]
+    fn a_write_that_an_engine_loses_is_reported_as_failed() {
+        let (disk, folder) = disk(Stutter { lose: true, ..Stutter::default() });
+        let file = disk.create(&folder.path().join("a"), 4_096, Fill::Zeros).unwrap();
+        let buffers = vec![bytes::Bytes::from_owner(crate::sys::aligned::AlignedBuffer::new(4_096))];
+        let (tell, ended) = std::sync::mpsc::channel();
+        let write = Write { file: Arc::clone(&file), at: 0, buffers, durability: Durability::Data };
+        disk.submit(write, Box::new(move |result| tell.send(result).unwrap()));
+        if disk.writes_in_flight_max() > 1 {
+            drop(disk);
+            assert!(ended.recv().unwrap().unwrap_err().to_string().contains("the thread that was to write it ended"));
+            assert!(file.sync().is_err(), "and the file is given up");
+        } else {
+            ended.recv().unwrap().expect("through the page cache it is the pool's");
+        }
+    }
+}

@@ -19,7 +19,9 @@ use crate::sys::aligned::AlignedBuffer;
 
 /// Writes that wait for a thread of a backend.
 const QUEUE: usize = 256;
-/// What [`Backend::Auto`] tries, the fastest first.
+/// What [`Backend::Auto`] tries, the fastest first, by `examples/disk.rs`. With idle processors all three keep up with the disk,
+/// the ring being ahead for single small writes. With busy ones a ring's one thread keeps four writes going where the pool's
+/// threads wait for their turns; one write at a time is then quicker through the pool.
 const CANDIDATES: [Backend; 3] = [Backend::Uring, Backend::Pool, Backend::TokioUring];
 
 /// How the disk is reached, as in `--disk-io`.

@@ -68,6 +68,17 @@ pub fn created_files_are_zeros_of_full_length(disk: Box<dyn DiskIo>, folder: &Pa
     assert!(disk.list(folder).unwrap().is_empty());
 }
 
+/// A file that can't be made is not left behind, nor what had its name.
+pub fn a_file_that_does_not_fit_leaves_nothing(disk: Box<dyn DiskIo>, folder: &Path) {
+    let path = folder.join("a.seg");
+    for _ in 0..2 {
+        let error = disk.create(&path, 1 << 50, Fill::Reserved).map(drop).unwrap_err();
+        assert!(matches!(&error, Error::Io { path: named, .. } if *named == path), "{error}");
+        assert!(disk.list(folder).unwrap().is_empty());
+        disk.create(&path, 4_096, Fill::Reserved).unwrap();
+    }
+}
+
 /// Buffers land one after the other, also many, large and empty ones; a read stops at the file's end.
 pub fn buffers_land_in_order(disk: Box<dyn DiskIo>, folder: &Path) {
     let file = disk.create(&folder.join("a.seg"), 4 << 20, Fill::Reserved).unwrap();
@@ -223,23 +234,25 @@ pub fn a_failed_write_is_reported_and_ends_the_handle(disk: Box<dyn DiskIo>, fol
 /// What is under way ends, whoever lets go of the file, the results and the disk meanwhile.
 pub fn writes_end_when_everything_is_dropped(disk: Box<dyn DiskIo>, folder: &Path) {
     let path = folder.join("a.seg");
-    let file = disk.create(&path, 1 << 20, Fill::Zeros).unwrap();
-    let writes = disk.writes_in_flight_max().min(8);
-    for n in 0..writes {
+    let file = disk.create(&path, 8 << 20, Fill::Zeros).unwrap();
+    let writes = disk.writes_in_flight_max().min(4);
+    // Of different lengths, so that they don't end together.
+    let places = [(0, 64 << 10), (1 << 20, 256 << 10), (2 << 20, 1 << 20), (4 << 20, 4 << 20)];
+    for (at, _) in &places[..writes] {
         let deaf = channel().0;
-        submit(disk.as_ref(), &file, (n * 65_536) as u64, vec![aligned(n, 65_536)], &deaf);
+        submit(disk.as_ref(), &file, *at as u64, vec![aligned(at + 1, 8_192)], &deaf);
     }
     drop(file);
     let file = disk.open(&path).unwrap();
     let (tell, ended) = channel();
-    for n in 0..writes {
-        submit(disk.as_ref(), &file, (1 << 19) + (n * 32_768) as u64, vec![aligned(n, 32_768)], &tell);
+    for (at, len) in &places[..writes] {
+        submit(disk.as_ref(), &file, (at + 8_192) as u64, vec![aligned(*at, len - 8_192)], &tell);
     }
     drop((disk, tell));
     all_ok(&ended, writes);
-    for n in 0..writes {
-        assert_eq!(file.read((n * 65_536) as u64, 65_536).unwrap(), pattern(n, 65_536), "the first round");
-        assert_eq!(file.read((1 << 19) + (n * 32_768) as u64, 32_768).unwrap(), pattern(n, 32_768), "the second");
+    for (at, len) in places[..writes].iter().copied() {
+        assert!(file.read(at as u64, 8_192).unwrap() == pattern(at + 1, 8_192), "the first round");
+        assert!(file.read((at + 8_192) as u64, len - 8_192).unwrap() == pattern(at, len - 8_192), "the second");
     }
     file.write(0, &[Bytes::from_static(b"later")], Durability::Data).unwrap();
     assert_eq!(file.read(0, 5).unwrap(), b"later"[..]);
@@ -301,6 +314,7 @@ macro_rules! disk_io_suite {
             }
 
             case!(created_files_are_zeros_of_full_length);
+            case!(a_file_that_does_not_fit_leaves_nothing);
             case!(buffers_land_in_order);
             case!(writes_in_flight_all_land);
             case!(large_and_small_writes_see_each_other);

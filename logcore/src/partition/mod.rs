@@ -36,7 +36,7 @@ use crate::ram::arena::{Arena, Evict, Evictable};
 use crate::ram::tail::Tail;
 use crate::segment::active::Ram;
 use crate::segment::{Segment, SegmentsOf};
-use crate::types::{Offset, PartitionRef, RaftIndex};
+use crate::types::{Offset, PartitionRef, RaftIndex, TimestampMillis};
 
 pub use admission::Conditions;
 pub use options::{AckClass, Compaction, PartitionOptions, Retention};
@@ -187,7 +187,8 @@ pub trait CommitListener: Send + Sync {
     fn committed(&self);
 }
 
-/// Someone who still needs old records: a view's checkpoint, a cursor. Asked before anything is dropped or rewritten.
+/// Someone who still needs old records: a view's checkpoint, a cursor. Asked before anything is dropped or rewritten, and by owner
+/// threads that need memory: the answer must not wait for anything, least of all for an append.
 pub trait Holder: Send + Sync {
     /// The first offset that is still needed; `None` for nothing.
     fn needed_from(&self) -> Option<Offset>;
@@ -219,6 +220,12 @@ pub(crate) struct Shared {
     durable_place: Mutex<DurablePlace>,
     listeners: Mutex<Vec<Weak<dyn CommitListener>>>,
     holders: Mutex<Vec<(Hold, Weak<dyn Holder>)>>,
+    /// Held while the file of a sealed segment is replaced or removed.
+    changing: Mutex<()>,
+    /// Held while the partition is compacted; how far that is.
+    compacting: Mutex<compaction::Progress>,
+    /// No sealed segment is replaced or removed any more.
+    closing: AtomicBool,
     listed: AtomicBool,
     bell: Arc<Bell>,
     this: Weak<Shared>,
@@ -296,12 +303,34 @@ impl Shared {
         }
     }
 
-    /// Puts a segment where the one with the same base offset is, unless that was dropped meanwhile.
-    pub fn replace_segment(&self, segment: Arc<Segment>) {
+    /// Puts a segment where the one with the same base offset is.
+    fn replace_segment(&self, segment: Arc<Segment>) {
         let mut segments = self.segments.write().expect("no code panics inside");
         if let Some(old) = segments.iter_mut().find(|old| old.base_offset == segment.base_offset) {
             *old = segment;
         }
+    }
+
+    /// The segment at `base_offset`, if it is still in the list.
+    fn segment_at(&self, base_offset: Offset) -> Option<Arc<Segment>> {
+        let segments = self.segments.read().expect("no code panics inside");
+        segments.iter().find(|segment| segment.base_offset == base_offset).cloned()
+    }
+
+    /// Whoever met a retired segment waits here until the list tells of what came in its place.
+    fn changed(&self) {
+        drop(self.changing.lock().expect("no code panics inside"));
+    }
+
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::SeqCst)
+    }
+
+    /// Sees to it that no sealed segment is replaced or removed from here on.
+    fn stop_keeping(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        drop(self.compacting.lock().expect("no code panics inside"));
+        self.changed();
     }
 
     /// Takes the segment at `base_offset` out of the list.
@@ -349,7 +378,9 @@ impl Evict for Shared {
 
     fn evict_oldest(&self) -> bool {
         let durable = self.durable_place();
-        self.tail.write().expect("no code panics inside").drop_oldest(durable)
+        let mut tail = self.tail.write().expect("no code panics inside");
+        // Since it was asked, its owner may have let go of all but the one that is being filled.
+        tail.len() > 1 && tail.drop_oldest(durable)
     }
 
     fn listed(&self) -> &AtomicBool {
@@ -541,11 +572,42 @@ impl Partition {
         Arc::downgrade(&self.shared)
     }
 
-    /// Writes out what is queued and lets go of the partition; `None` when the next start must verify it.
-    pub(crate) fn close(&self) -> Option<CleanState> {
+    /// Does what the keeper does by itself from time to time: drops what retention lets go at the time `now`. Gives the number of
+    /// segments that went.
+    ///
+    /// # Errors
+    /// When a footer can't be read or a file can't be removed; the next call goes on.
+    pub fn retain(&self, now: TimestampMillis) -> Result<usize> {
+        self.shared.retain(now)
+    }
+
+    /// Does what the keeper does by itself from time to time: compacts if the stream asks for it and enough is new. Says whether it
+    /// did.
+    ///
+    /// # Errors
+    /// When a segment can't be read or written; it and those behind it stay as they are.
+    pub fn compact(&self, now: TimestampMillis) -> Result<bool> {
+        Ok(self.shared.compact(now, || true)?.is_some())
+    }
+
+    /// Writes out what is queued and lets go of the partition.
+    pub(crate) fn close(&self) -> Closing {
+        self.shared.stop_keeping();
         let (reply, answer) = oneshot::channel();
-        self.mailbox.queue.send(Message::Detach(self.slot, reply)).ok()?;
-        answer.blocking_recv().ok().flatten()
+        let sent = self.mailbox.queue.send(Message::Detach(self.slot, reply));
+        Closing { answer: sent.ok().map(|()| answer) }
+    }
+}
+
+/// A partition that is being closed.
+pub(crate) struct Closing {
+    answer: Option<oneshot::Receiver<Option<CleanState>>>,
+}
+
+impl Closing {
+    /// Waits until everything is written; `None` when the next start must verify it.
+    pub fn wait(self) -> Option<CleanState> {
+        self.answer?.blocking_recv().ok().flatten()
     }
 }
 

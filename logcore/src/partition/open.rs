@@ -78,6 +78,9 @@ impl Opening<'_> {
             durable_place: Mutex::new(durable_place),
             listeners: Mutex::default(),
             holders: Mutex::default(),
+            changing: Mutex::default(),
+            compacting: Mutex::default(),
+            closing: AtomicBool::new(false),
             listed: AtomicBool::new(false),
             bell: self.bell,
             this: this.clone(),
@@ -112,6 +115,8 @@ fn open_newest(of: &Arc<SegmentsOf>, segments: &mut Vec<Arc<Segment>>, clean: Op
             let opened = Opened { active: None, end, previous_hash: 0, producers, newest_bytes: 0 };
             return Ok(Found { opened, health: Health::Healthy });
         };
+        // It takes frames from now on, unless it turns out to be sealed.
+        newest.pin();
         let before = segments.len().checked_sub(2).map(|at| &segments[at]);
         if let Some(found) = open_clean(newest, before, clean)? {
             return Ok(found);
@@ -131,7 +136,7 @@ fn open_newest(of: &Arc<SegmentsOf>, segments: &mut Vec<Arc<Segment>>, clean: Op
             drop_follower(of, segments, base_offset);
             continue;
         }
-        return open_scanned(of, newest, &standing_in_front, follows);
+        return open_scanned(of, newest, before, &standing_in_front);
     }
 }
 
@@ -190,10 +195,23 @@ fn opened_sealed(newest: &Arc<Segment>, (meta, producers): (SegmentMeta, Produce
     Ok(Found { opened, health: Health::Healthy })
 }
 
-fn open_scanned(of: &Arc<SegmentsOf>, newest: &Arc<Segment>, before: &Before, follows: bool) -> Result<Found> {
+fn open_scanned(
+    of: &Arc<SegmentsOf>,
+    newest: &Arc<Segment>,
+    segment_before: Option<&Arc<Segment>>,
+    before: &Before,
+) -> Result<Found> {
+    let follows = before.end.offset == newest.base_offset;
     let file = newest.file()?;
     let mut found = scan(file.as_ref(), newest.base_offset, Some(before).filter(|_| follows), None)?;
     let mut health = Health::Healthy;
+    if found.torn.is_some() {
+        // Inside a compacted segment the chain breaks, which must not be taken for a tear.
+        let unchained = scan(file.as_ref(), newest.base_offset, None, None)?;
+        if unchained.meta.compacted && unchained.torn.is_none() {
+            found = unchained;
+        }
+    }
     if !follows {
         let reason = format!(
             "the segment before {} ends at offset {}, records up to {} are missing",
@@ -232,6 +250,10 @@ fn open_scanned(of: &Arc<SegmentsOf>, newest: &Arc<Segment>, before: &Before, fo
         file.write(at, &[flush.into()], Durability::Data)?;
     }
     file.sync()?;
+    // A segment takes its first byte when the one before is durable; while it has none, nobody has said so.
+    if let Some(segment_before) = segment_before.filter(|_| found.meta.end.position == 0) {
+        segment_before.file()?.sync()?;
+    }
     let (end, previous_hash, newest_bytes) = (found.meta.end, found.meta.previous_hash, file.len_bytes()?);
     newest.set_meta(found.meta);
     let active = Some((Arc::clone(newest), newest_bytes));

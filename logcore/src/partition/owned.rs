@@ -85,8 +85,8 @@ enum Spare {
     Preparing,
     /// Made, this long.
     Ready(u64),
-    /// It could not be made; why and when.
-    Failed(Error, Instant),
+    /// It could not be made, when.
+    Failed(Instant),
 }
 
 /// A partition in its owner's hands.
@@ -110,6 +110,8 @@ pub(crate) struct Owned {
     stash: VecDeque<Offer>,
     blocked: Blocked,
     spare: Spare,
+    /// Why the last attempt to make a segment file failed, until one succeeds.
+    no_segment: Option<Error>,
     durable_ceiling: Offset,
     /// Offsets behind the end that an earlier process may have given out.
     gap: u64,
@@ -154,6 +156,7 @@ impl Owned {
             stash: VecDeque::new(),
             blocked: Blocked::No,
             spare: Spare::None,
+            no_segment: None,
             // What an earlier process promised may have been used up by it.
             durable_ceiling: end.offset,
             gap: end.offset.records_until(end.ceiling),
@@ -173,6 +176,11 @@ impl Owned {
 
     pub fn waits_for_memory(&self) -> bool {
         matches!(self.blocked, Blocked::Memory)
+    }
+
+    /// Since when it waits for memory.
+    pub fn waits_since(&self) -> Option<Instant> {
+        self.stash.front().filter(|_| self.waits_for_memory()).map(|offer| offer.since)
     }
 
     /// Whether time alone may change something.
@@ -325,7 +333,7 @@ impl Owned {
         let waiting = Waiting { end: appended.end_offset(), who: WaitsFor::Append(reply, appended), _permit: Some(permit) };
         if waiting.end <= self.shared.flushed.get() {
             waiting.answer(Ok(()));
-        } else if appended.ack == AckClass::Memory {
+        } else if appended.ack == AckClass::Memory && waiting.end <= self.durable_ceiling {
             self.publish();
             waiting.answer(Ok(()));
         } else {
@@ -333,9 +341,12 @@ impl Owned {
         }
     }
 
-    /// Lets readers see what is committed.
+    /// Lets readers see what is committed. Nobody sees an offset at or above the ceiling before it is durable: after `disk` became
+    /// `memory`, appends of before may still be on their way.
     fn publish(&mut self) {
-        let progress = Progress { appended: self.end().offset, flushed: self.shared.flushed.get(), ack: self.options.ack };
+        let flushed = self.shared.flushed.get();
+        let appended = self.end().offset.min(self.durable_ceiling.max(flushed));
+        let progress = Progress { appended, flushed, ack: self.options.ack };
         let committed = self.commit.committed(&progress);
         if committed > self.shared.committed.get() {
             self.shared.committed(committed);
@@ -352,11 +363,19 @@ impl Owned {
                 }
                 self.pipeline.set_unplaced(None);
             }
-            Completion::Prepared { result, .. } => {
-                self.spare = match result {
-                    Ok(bytes) => Spare::Ready(bytes),
-                    Err(error) => Spare::Failed(error, clock::monotonic()),
-                };
+            Completion::Prepared { result: Ok(bytes), .. } => {
+                self.spare = Spare::Ready(bytes);
+                self.no_segment = None;
+            }
+            Completion::Prepared { result: Err(error), .. } => {
+                if self.no_segment.is_none() {
+                    tracing::warn!(
+                        partition = %self.shared.id, %error,
+                        "no new segment could be made: appends that need one wait or are refused until one can be"
+                    );
+                }
+                self.spare = Spare::Failed(clock::monotonic());
+                self.no_segment = Some(error);
             }
         }
     }
@@ -366,8 +385,9 @@ impl Owned {
             return;
         }
         for durable in self.pipeline.done(id) {
-            self.shared.set_durable_place((durable.segment.base_offset, durable.end.position));
+            // In this order: who does not find a chunk in RAM any more finds that its bytes are durable.
             self.shared.flushed.advance(durable.end.offset);
+            self.shared.set_durable_place((durable.segment.base_offset, durable.end.position));
             self.durable_ceiling = self.durable_ceiling.max(durable.end.ceiling);
             if let Some(active) = &mut self.active {
                 active.durable = durable.end.raft_index;
@@ -398,13 +418,18 @@ impl Owned {
         if let Some(active) = &mut self.active {
             active.abandon();
         }
+        // What was not durable and is not committed will never be seen; the others need the room.
+        if self.shared.committed.get() <= self.shared.flushed.get() {
+            self.shared.tail.write().expect("no code panics inside").clear();
+        }
+        self.let_go();
         self.refuse_all();
     }
 
-    /// Lets durable chunks leave RAM beyond what the partition may keep.
+    /// Lets durable chunks leave RAM beyond what the partition may keep behind the one that is being filled.
     fn spill(&self) {
         let mut tail = self.shared.tail.write().expect("no code panics inside");
-        while tail.len() > self.options.tail_chunks_max && tail.drop_oldest(self.shared.durable_place()) {}
+        while tail.len() > self.options.tail_chunks_max.saturating_add(1) && tail.drop_oldest(self.shared.durable_place()) {}
     }
 
     /// Does what has become possible: take up what waited, begin the next segment, start writes, go idle.
@@ -412,6 +437,10 @@ impl Owned {
         self.options = self.shared.options();
         if let Some(active) = &mut self.active {
             active.ceiling_ahead = if self.options.ack == AckClass::Memory { CEILING_AHEAD } else { 0 };
+        }
+        if self.options.ack == AckClass::Disk {
+            // What was answered in RAM before the stream was altered is not kept there longer than any other.
+            self.flush_due = None;
         }
         if self.shared.write_error().is_some() {
             self.refuse_all();
@@ -440,7 +469,9 @@ impl Owned {
         if self.shared.write_error().is_none() && now.duration_since(self.last_append) > QUIET {
             self.let_go();
         }
-        let settled = self.pipeline.is_idle() && self.unsubmitted_bytes() == 0 && self.stash.is_empty();
+        // Nothing of it may still work in the folder, which may be removed next.
+        let at_rest = self.pipeline.is_idle() && !self.pipeline.is_placing() && !matches!(self.spare, Spare::Preparing);
+        let settled = at_rest && self.unsubmitted_bytes() == 0 && self.stash.is_empty();
         if (settled || self.shared.write_error().is_some())
             && let Some(reply) = self.detach.take()
         {
@@ -504,7 +535,7 @@ impl Owned {
             Spare::None => true,
             Spare::Preparing => false,
             Spare::Ready(bytes) => *bytes < needed,
-            Spare::Failed(_, at) => now.duration_since(*at) >= RETRY,
+            Spare::Failed(at) => now.duration_since(*at) >= RETRY,
         };
         if !due || !free || self.shared.write_error().is_some() {
             return;
@@ -525,13 +556,11 @@ impl Owned {
     fn begin_segment(&mut self, needed: u64, slot: u64, tell: &Sender<Completion>, now: Instant) {
         match &self.spare {
             Spare::Ready(bytes) if *bytes >= needed && !self.pipeline.is_placing() => {}
-            Spare::Failed(error, at)
+            Spare::Failed(at)
                 if now.duration_since(*at) < RETRY && (self.options.ack == AckClass::Disk || self.detach.is_some()) =>
             {
-                tracing::warn!(partition = %self.shared.id, %error, "no new segment could be made: what waits for it is refused");
-                let again = repeat(error);
                 self.spare = Spare::None;
-                return self.refuse_stash(&again);
+                return self.refuse_stash();
             }
             _ => return self.prepare_spare(slot, tell, now),
         }
@@ -542,6 +571,7 @@ impl Owned {
         }
         let base_offset = self.end.offset;
         let segment = Segment::at(&self.shared.of, base_offset);
+        segment.pin();
         segment.set_meta(SegmentMeta { previous_hash: self.previous_hash, ..SegmentMeta::empty(self.end) });
         self.shared.add_segment(Arc::clone(&segment));
         let mut active = Active::new(Arc::clone(&segment), capacity, self.shared.ram(), self.end, self.term);
@@ -566,6 +596,9 @@ impl Owned {
                 active.segment.retire();
                 self.shared.remove_segment(active.segment.base_offset);
                 self.end = active.next_start();
+                // Its marks go with it, and what lay at their places is not what will lie there.
+                self.durable_ceiling = self.shared.flushed.get();
+                self.shared.set_durable_place((active.segment.base_offset, 0));
                 self.active = None;
                 return Ok(());
             }
@@ -597,13 +630,13 @@ impl Owned {
         while tail.drop_oldest(self.shared.durable_place()) {}
     }
 
-    /// Makes what room it can for others.
+    /// Makes what room it can for others, and for itself: a chunk that is nearly full may stand in the way of the next.
     pub fn relieve(&mut self, slot: u64, tell: &Sender<Completion>) {
         if self.unsubmitted_bytes() > 0 && self.pipeline.under_way() == 0 {
             let wanted = std::mem::replace(&mut self.flush_wanted, true);
             self.write(slot, tell, clock::monotonic());
             self.flush_wanted = wanted;
-        } else if matches!(self.blocked, Blocked::No) {
+        } else {
             self.let_go();
         }
     }
@@ -624,8 +657,8 @@ impl Owned {
     }
 
     fn why_late(&self, waited: Duration) -> Error {
-        match (&self.blocked, &self.spare) {
-            (Blocked::Segment(_), Spare::Failed(error, _)) => repeat(error),
+        match (&self.blocked, &self.no_segment) {
+            (Blocked::Segment(_), Some(error)) => repeat(error),
             (Blocked::Memory, _) => {
                 Error::MemoryFull { partition: self.shared.id, budget_bytes: self.shared.ram().arena.budget_bytes() }
             }
@@ -645,9 +678,11 @@ impl Owned {
         (self.flush_wanted, self.flush_due) = (false, None);
     }
 
-    fn refuse_stash(&mut self, error: &Error) {
+    /// Who waits for a segment file hears why there is none.
+    fn refuse_stash(&mut self) {
         for offer in self.stash.drain(..) {
-            drop(offer.reply.send(Err(repeat(error))));
+            let error = self.no_segment.as_ref().map_or_else(|| Error::NoSegment { reason: "it failed".into() }, repeat);
+            drop(offer.reply.send(Err(error)));
         }
         self.blocked = Blocked::No;
     }

@@ -173,14 +173,14 @@ impl Owner {
     fn advance(&mut self, now: Instant) {
         let mut short_of_memory = false;
         let touched = std::mem::take(&mut self.touched);
-        for slot in touched {
+        for slot in self.longest_waiting_first(touched) {
             short_of_memory |= self.advance_one(slot, now);
         }
         if !short_of_memory {
             return;
         }
         // What is only in RAM goes to the disk and idle partitions keep nothing; then who waits for memory tries again.
-        let lively: Vec<u64> = self.lively.iter().copied().collect();
+        let lively = self.longest_waiting_first(self.lively.clone());
         for slot in &lively {
             if let Some(owned) = self.partitions.get_mut(slot) {
                 owned.relieve(*slot, &self.tell);
@@ -191,6 +191,14 @@ impl Owner {
                 self.advance_one(slot, now);
             }
         }
+    }
+
+    /// Who waits for memory is served in the order of their waiting, and before those who don't.
+    fn longest_waiting_first(&self, slots: HashSet<u64>) -> Vec<u64> {
+        let mut slots: Vec<u64> = slots.into_iter().collect();
+        let waits_since = |slot: &u64| self.partitions.get(slot).and_then(|owned| owned.waits_since());
+        slots.sort_by_cached_key(|slot| waits_since(slot).map_or((true, None), |since| (false, Some(since))));
+        slots
     }
 
     /// Lets one partition move on; whether it waits for memory.

@@ -45,14 +45,24 @@ impl Partition {
     }
 
     fn read_with(&self, from: Offset, max_bytes: usize, walk: &mut Option<Walk>, read_ahead: bool) -> Result<Vec<Frame>> {
+        self.look_again(|| {
+            let read = self.try_read(from, max_bytes, walk, read_ahead);
+            if read.is_err() {
+                *walk = None;
+            }
+            read
+        })
+    }
+
+    /// Tries again when a segment was replaced or dropped meanwhile.
+    fn look_again<T>(&self, mut look: impl FnMut() -> Result<T>) -> Result<T> {
         for _ in 0..RETIRED_MAX {
-            match self.try_read(from, max_bytes, walk, read_ahead) {
-                Err(Error::Retired { .. }) => *walk = None,
+            match look() {
+                Err(Error::Retired { .. }) => self.shared.changed(),
                 other => return other,
             }
-            std::thread::yield_now();
         }
-        self.try_read(from, max_bytes, walk, read_ahead)
+        look()
     }
 
     fn try_read(&self, from: Offset, max_bytes: usize, walk: &mut Option<Walk>, read_ahead: bool) -> Result<Vec<Frame>> {
@@ -76,15 +86,18 @@ impl Partition {
                 }
             }
             // What is not durable is in RAM; a file is read no further than it was written.
-            let in_file = until.min(self.shared.flushed.get());
+            let flushed = self.shared.flushed.get();
+            let in_file = until.min(flushed);
+            // A walk over what still grows has seen zeros where there will be frames: it is not kept.
+            let is_whole = segment.next_base().is_some_and(|end| end <= flushed);
             let mut stepping = match walk.take().filter(|walk| walk.segment().base_offset == segment.base_offset) {
                 Some(walk) => walk,
-                None => Walk::new(&segment, from, read_ahead)?,
+                None => Walk::new(&segment, from, read_ahead && is_whole)?,
             };
             let read = stepping.read(from, in_file, max_bytes)?;
             if !read.frames.is_empty() {
                 self.shared.reads.count(false);
-                *walk = Some(stepping);
+                *walk = Some(stepping).filter(|_| is_whole);
                 return Ok(read.frames);
             }
             let next = segment.next_base().filter(|_| read.at_end);
@@ -105,7 +118,11 @@ impl Partition {
         if self.shared.tail.read().expect("no code panics inside").start().is_none_or(|start| from < start) {
             return Ok(None);
         }
-        let (at, _) = segment.span_of(from)?;
+        // What is in RAM of a compacted segment are the old file's bytes: the index speaks of another one.
+        let (at, is_compacted) = segment.with_meta(|meta| (meta.index.position_of(from), meta.compacted))?;
+        if is_compacted {
+            return Ok(None);
+        }
         Ok(self.shared.tail.read().expect("no code panics inside").bytes_from(from, segment.base_offset, at))
     }
 
@@ -118,8 +135,10 @@ impl Partition {
         if offset >= self.shared.committed.get() {
             return Ok(None);
         }
-        let Some(segment) = self.segment_of(offset) else { return Ok(None) };
-        Ok(Some((segment.base_offset, segment.span_of(offset)?.0)))
+        self.look_again(|| {
+            let Some(segment) = self.segment_of(offset) else { return Ok(None) };
+            Ok(Some((segment.base_offset, segment.span_of(offset)?.0)))
+        })
     }
 
     /// The offset of the first committed record whose timestamp is `timestamp` or later; the committed end when there is none.
@@ -127,6 +146,10 @@ impl Partition {
     /// # Errors
     /// As [`Self::read`].
     pub fn offset_at(&self, timestamp: TimestampMillis) -> Result<Offset> {
+        self.look_again(|| self.search_time(timestamp))
+    }
+
+    fn search_time(&self, timestamp: TimestampMillis) -> Result<Offset> {
         let end = self.shared.committed.get();
         for segment in self.shared.segments() {
             if segment.with_meta(|meta| meta.end.max_timestamp)? < timestamp {
@@ -134,7 +157,11 @@ impl Partition {
             }
             let mut from = segment.with_meta(|meta| meta.index.offset_before(timestamp))?.unwrap_or(segment.base_offset);
             while from < end {
-                let frames = self.read(from, TIME_SEARCH_BYTES)?;
+                let frames = match self.read(from, TIME_SEARCH_BYTES) {
+                    // Dropped meanwhile; what is left is in the segments behind it.
+                    Err(Error::OffsetOutOfRange { .. }) => break,
+                    read => read?,
+                };
                 let Some(last) = frames.last() else { break };
                 from = last.end_offset();
                 for frame in frames.iter().filter(|frame| frame.header.max_timestamp >= timestamp) {

@@ -3,7 +3,8 @@
 //! Run by the [`crate::keeper`] about once a second, and at once when a ring grew by a segment.
 //!
 //! # Invariants
-//! - Whole sealed segments only, oldest first, and never the newest; nothing that is not durable.
+//! - Whole sealed segments only, oldest first, and never the newest; nothing that is not durable. The segment behind them holds
+//!   something durable: it tells how far offsets, indexes and terms were given out.
 //! - A view's checkpoint holds back what retention would drop, up to the stream's bound; a ring waits for nobody.
 //!
 //! # Crash safety
@@ -39,17 +40,17 @@ impl Shared {
         let wanted = self.droppable(&options.retention, &sealed, now)?;
         let may_go = if options.retention.ring { wanted } else { self.not_held(&sealed[..wanted], options.view_hold_bytes_max) };
         for kept in &sealed[..may_go] {
-            self.drop_segment(&kept.segment)?;
+            self.drop_segment(kept.segment.base_offset)?;
         }
         Ok(may_go)
     }
 
-    /// The sealed segments that are durable as a whole, oldest first.
+    /// The sealed segments that are durable as a whole, with something behind them, oldest first.
     fn sealed(&self) -> Result<Vec<Kept>> {
         let flushed = self.flushed.get();
         let mut sealed = Vec::new();
         for segment in self.segments() {
-            let Some(end) = segment.next_base().filter(|end| *end <= flushed) else { break };
+            let Some(end) = segment.next_base().filter(|end| *end < flushed) else { break };
             let bytes = segment.facts()?.end.position;
             sealed.push(Kept { end, bytes, segment });
         }
@@ -100,11 +101,18 @@ impl Shared {
         free + dropped
     }
 
-    /// Takes a segment out of service, then its files away.
-    fn drop_segment(&self, segment: &Arc<Segment>) -> Result<()> {
+    /// Takes a segment out of service and its files away. One that can't be removed stays in the list: a log must not have a hole
+    /// at its next start because later segments could be removed.
+    fn drop_segment(&self, base_offset: Offset) -> Result<()> {
+        let _changing = self.changing.lock().expect("no code panics inside");
+        let Some(segment) = self.segment_at(base_offset).filter(|_| !self.is_closing()) else { return Ok(()) };
         segment.retire();
-        self.remove_segment(segment.base_offset);
-        self.io().remove(segment.path())
+        let removed = self.io().remove(segment.path()).and_then(|()| self.io().remove(&segment.index_path()));
+        match &removed {
+            Ok(()) => self.remove_segment(base_offset),
+            Err(_) => self.replace_segment(segment.again()),
+        }
+        removed
     }
 }
 

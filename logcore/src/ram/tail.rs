@@ -5,7 +5,7 @@
 //!
 //! # Invariants
 //! - Chunks are in file order without gaps; each starts at a frame and ends at one.
-//! - Only chunks whose bytes are all durable leave the chain.
+//! - Only chunks whose bytes are all durable leave the chain, unless nobody will ever see what they hold.
 
 use std::collections::VecDeque;
 
@@ -116,6 +116,11 @@ impl Tail {
             self.chunks.pop_front();
         }
         may_go
+    }
+
+    /// Lets all chunks go, durable or not.
+    pub fn clear(&mut self) {
+        self.chunks.clear();
     }
 
     /// The published bytes from the frame boundary at or before `at` in the chunk that holds `offset`; `None` when it is not in

@@ -133,8 +133,13 @@ impl Active {
         self.unsubmitted_bytes
     }
 
-    /// The length a file needs so that a frame with a body of `body_bytes` fits behind nothing.
+    /// The length a file needs so that a frame with a body of `body_bytes` fits into it, also behind a few marks.
     pub fn capacity_for(body_bytes: usize, producers: &Producers) -> u64 {
+        Self::room_for(body_bytes, producers) + 8 * BLOCK_BYTES
+    }
+
+    /// What has to be left for a frame with a body of `body_bytes`, the seal and the trailer.
+    fn room_for(body_bytes: usize, producers: &Producers) -> u64 {
         let seal = HEADER_BYTES + Footer::len_bytes(&super::SparseIndex::default(), producers) + 2 * 4096;
         (frame_bytes(body_bytes) + RESERVE_BYTES + seal) as u64 + TRAILER_BYTES
     }
@@ -142,12 +147,12 @@ impl Active {
     /// Whether a frame with a body of `body_bytes` still has room in this segment, with its seal behind it.
     pub fn fits(&self, body_bytes: usize, producers: &Producers) -> bool {
         let index = self.segment.with_meta(|meta| meta.index.encoded_bytes()).unwrap_or(0);
-        self.end.position + Self::capacity_for(body_bytes, producers) + index as u64 <= self.capacity
+        self.end.position + Self::room_for(body_bytes, producers) + index as u64 <= self.capacity
     }
 
     /// How much of the segment is used, in percent.
     pub fn used_percent(&self) -> u64 {
-        self.end.position * 100 / self.capacity
+        self.end.position * 100 / self.capacity.max(1)
     }
 
     /// Lays an entry behind the others. The caller asked [`Self::fits`] first.
@@ -275,7 +280,9 @@ impl Active {
         let mut block = Appender::new(crate::types::index(TRAILER_BYTES));
         let range = block.append(&[&trailer]);
         let block = Bytes::from_owner(Block(block)).slice(range);
-        Ok(Gathered { at: self.capacity - TRAILER_BYTES, buffers: vec![block], end: self.end })
+        // In a file that was cut short from outside it goes behind the seal, so that it is the last block all the same.
+        let at = self.capacity.saturating_sub(TRAILER_BYTES).max(self.end.position);
+        Ok(Gathered { at, buffers: vec![block], end: self.end })
     }
 
     /// Where the next segment begins.

@@ -10,6 +10,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::index::{SegmentEnd, SparseIndex};
 use super::producers::{Producers, take};
+use crate::frame::header::NUMBER_MAX;
 use crate::frame::{FrameHeader, FrameKind, HEADER_BYTES};
 use crate::types::{Offset, RaftIndex, Term, TimestampMillis};
 
@@ -118,13 +119,15 @@ impl Footer {
         let flags = u32::from_le_bytes(take(raw)?);
         let u64_in = |raw: &mut &[u8]| take(raw).map(u64::from_le_bytes);
         let i64_in = |raw: &mut &[u8]| take(raw).map(i64::from_le_bytes);
-        let base_offset = Offset::new(u64_in(raw)?);
+        // No number of ours is larger; one that is must not overflow what is computed from it.
+        let number_in = |raw: &mut &[u8]| u64_in(raw).filter(|number| *number <= NUMBER_MAX);
+        let base_offset = Offset::new(number_in(raw)?);
         let end = SegmentEnd {
-            position: u64_in(raw)?,
-            offset: Offset::new(u64_in(raw)?),
-            raft_index: RaftIndex::new(u64_in(raw)?),
-            term: Term::new(u64_in(raw)?),
-            ceiling: Offset::new(u64_in(raw)?),
+            position: number_in(raw)?,
+            offset: Offset::new(number_in(raw)?),
+            raft_index: RaftIndex::new(number_in(raw)?),
+            term: Term::new(number_in(raw)?),
+            ceiling: Offset::new(number_in(raw)?),
             max_timestamp: TimestampMillis::new(i64_in(raw)?),
             entry_crc: u32::from_le_bytes(take(raw)?),
         };

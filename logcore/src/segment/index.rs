@@ -73,7 +73,7 @@ impl SparseIndex {
     /// Notes that a frame with first offset `offset` starts at `position`; keeps it when the last entry is far enough back or
     /// `force` is set.
     pub fn note(&mut self, offset: Offset, position: u64, max_timestamp_before: TimestampMillis, force: bool) {
-        let due = self.entries.last().is_none_or(|last| position >= last.position + INTERVAL_BYTES);
+        let due = self.entries.last().is_none_or(|last| position >= last.position.saturating_add(INTERVAL_BYTES));
         if due || force {
             self.entries.push(Entry { offset, position, max_timestamp_before });
         }

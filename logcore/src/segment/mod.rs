@@ -35,7 +35,7 @@ pub(crate) use producers::{Producers, Sent, Verdict};
 
 use footer::TRAILER_BYTES;
 use recent::Recent;
-use recovery::{Before, Found, Verify, take_frame};
+use recovery::{Before, Found, Link, Verify, take_frame};
 
 /// What is known of a segment; grows while it is active.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +87,13 @@ pub(crate) struct Facts {
     pub compacted: bool,
 }
 
+/// What a segment file says of itself.
+struct Loaded {
+    meta: SegmentMeta,
+    producers: Producers,
+    link: Link,
+}
+
 /// What the segments of a partition have in common.
 pub(crate) struct SegmentsOf {
     pub io: Arc<dyn DiskIo>,
@@ -108,6 +115,8 @@ pub(crate) struct Segment {
     next_base: OnceLock<Offset>,
     meta: RwLock<Option<SegmentMeta>>,
     facts: OnceLock<Facts>,
+    /// What it keeps in RAM can't be read again yet.
+    pinned: AtomicBool,
     retired: AtomicBool,
     damage: OnceLock<String>,
 }
@@ -135,9 +144,22 @@ impl Segment {
             next_base: OnceLock::new(),
             meta: RwLock::new(None),
             facts: OnceLock::new(),
+            pinned: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             damage: OnceLock::new(),
         })
+    }
+
+    /// The same file once more, for the list, when this one was retired and the file stayed.
+    pub fn again(&self) -> Arc<Self> {
+        let again = Self::at(&self.of, self.base_offset);
+        if let Some(next_base) = self.next_base() {
+            again.followed_by(next_base);
+        }
+        if let Some(facts) = self.facts.get() {
+            let _ = again.facts.set(*facts);
+        }
+        again
     }
 
     pub fn path(&self) -> &Path {
@@ -170,8 +192,14 @@ impl Segment {
         let _ = self.next_base.set(next_base);
     }
 
+    /// Says that it is being appended to: what it keeps in RAM is nowhere else.
+    pub fn pin(&self) {
+        self.pinned.store(true, Ordering::SeqCst);
+    }
+
     /// Says that all of it, the footer included, is durable: what it keeps in RAM can be read again.
     pub fn settled(&self) {
+        self.pinned.store(false, Ordering::SeqCst);
         self.of.recent.touch(&self.this);
     }
 
@@ -195,6 +223,9 @@ impl Segment {
 
     /// Lets go of what can be read again; called by [`Recent`].
     pub fn forget(&self) {
+        if self.pinned.load(Ordering::SeqCst) {
+            return;
+        }
         *self.file.write().expect("no code panics inside") = None;
         *self.meta.write().expect("no code panics inside") = None;
     }
@@ -245,7 +276,7 @@ impl Segment {
         if let Some(meta) = self.meta.read().expect("no code panics inside").as_ref() {
             return Ok(look(meta));
         }
-        let (meta, _) = self.load()?;
+        let Loaded { meta, .. } = self.load()?;
         let found = look(&meta);
         self.set_meta(meta);
         self.of.recent.touch(&self.this);
@@ -267,35 +298,37 @@ impl Segment {
 
     /// What stands in front of the segment behind this one.
     pub fn before_next(&self) -> Result<Before> {
-        let (meta, producers) = self.load()?;
-        let before = Before { end: meta.end, producers, hash: meta.tally.hash };
+        let Loaded { meta, producers, link } = self.load()?;
+        let before = Before { end: meta.end, link, producers, hash: meta.tally.hash };
         self.set_meta(meta);
         Ok(before)
     }
 
     /// From the footer, or by reading everything.
-    fn load(&self) -> Result<(SegmentMeta, Producers)> {
+    fn load(&self) -> Result<Loaded> {
         let file = self.file()?;
         if let Some(footer) = self.read_footer(file.as_ref())?
             && self.next_base.get().is_none_or(|next_base| footer.end.offset == *next_base)
         {
-            return Ok(SegmentMeta::of_footer(footer));
+            let (meta, producers) = SegmentMeta::of_footer(footer);
+            return Ok(Loaded { meta, producers, link: Link::Chained });
         }
-        let scan = recovery::scan(file.as_ref(), self.base_offset, None, None)?;
-        Ok((scan.meta, scan.producers))
+        let recovery::Scan { meta, producers, link, .. } = recovery::scan(file.as_ref(), self.base_offset, None, None)?;
+        Ok(Loaded { meta, producers, link })
     }
 
     /// The footer of a sealed segment; `None` when there is no whole one.
     pub fn read_footer(&self, file: &dyn DiskFile) -> Result<Option<Footer>> {
         let Some(at) = file.len_bytes()?.checked_sub(TRAILER_BYTES) else { return Ok(None) };
         let Some(trailer) = Trailer::decode(&file.read(at, crate::types::index(TRAILER_BYTES))?) else { return Ok(None) };
-        if trailer.base_offset != self.base_offset || trailer.seal_at + u64::from(trailer.seal_bytes) > at {
+        let seal_end = trailer.seal_at.checked_add(u64::from(trailer.seal_bytes));
+        if trailer.base_offset != self.base_offset || seal_end.is_none_or(|end| end > at) {
             return Ok(None);
         }
         let raw = file.read(trailer.seal_at, trailer.seal_bytes as usize)?;
         let Found::Frame(frame, _) = take_frame(&raw, Verify::All) else { return Ok(None) };
-        let footer = Footer::decode(&frame.body).filter(|footer| footer.base_offset == self.base_offset);
-        Ok(footer.filter(|_| frame.header.kind == FrameKind::Seal))
+        let says_so = |footer: &Footer| footer.base_offset == self.base_offset && footer.end.position == trailer.seal_at;
+        Ok(Footer::decode(&frame.body).filter(|footer| frame.header.kind == FrameKind::Seal && says_so(footer)))
     }
 
     /// Writes what is known of an active segment beside it, for the start after a clean stop.
@@ -313,6 +346,15 @@ impl Segment {
     /// Where to start reading for `from`, and where the content ends.
     pub fn span_of(&self, from: Offset) -> Result<(u64, u64)> {
         self.with_meta(|meta| (meta.index.position_of(from), meta.end.position))
+    }
+
+    /// Fails when someone who went through all of it came only as far as `end`.
+    pub fn check_complete(&self, end: Option<Offset>) -> Result<()> {
+        let (end, position) = (end.unwrap_or(self.base_offset), self.known_bytes().unwrap_or(0));
+        match self.next_base().filter(|next_base| end < *next_base) {
+            Some(_) => Err(self.corrupt(end, position, "it ends before the next segment begins")),
+            None => Ok(()),
+        }
     }
 
     fn corrupt(&self, offset: Offset, position: u64, detail: &str) -> Error {

@@ -150,10 +150,17 @@ impl Producers {
     /// Reads a table off the front of `raw`; `None` when it is not whole.
     pub fn decode(raw: &mut &[u8]) -> Option<Self> {
         let mut known = HashMap::new();
-        for _ in 0..u32::from_le_bytes(take(raw)?) {
+        let producers = u32::from_le_bytes(take(raw)?) as usize;
+        if producers > PRODUCERS_MAX {
+            return None;
+        }
+        for _ in 0..producers {
             let id = i64::from_le_bytes(take(raw)?);
             let epoch = i16::from_le_bytes(take(raw)?);
-            let [count] = take::<1>(raw)?;
+            let count = usize::from(take::<1>(raw)?[0]);
+            if count > BATCHES_KEPT {
+                return None;
+            }
             let mut kept = VecDeque::with_capacity(BATCHES_KEPT);
             for _ in 0..count {
                 let (sequence, count) = (i32::from_le_bytes(take(raw)?), u32::from_le_bytes(take(raw)?));

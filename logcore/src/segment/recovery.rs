@@ -12,7 +12,7 @@ use super::index::SegmentEnd;
 use super::producers::{Producers, Sent};
 use crate::error::Result;
 use crate::frame::batch::producer_of;
-use crate::frame::header::MAGIC;
+use crate::frame::header::{MAGIC, NUMBER_MAX};
 use crate::frame::{Frame, FrameHeader, FrameKind, HEADER_BYTES};
 use crate::io::DiskFile;
 use crate::types::{Offset, RaftIndex, Term, index};
@@ -88,7 +88,8 @@ impl FlushBody {
 
     pub(crate) fn decode(raw: &[u8]) -> Option<Self> {
         let u64_at = |at: usize| raw.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
-        Some(Self { durable: RaftIndex::new(u64_at(0)?), ceiling: Offset::new(u64_at(8)?), position: u64_at(16)? })
+        let body = Self { durable: RaftIndex::new(u64_at(0)?), ceiling: Offset::new(u64_at(8)?), position: u64_at(16)? };
+        Some(body).filter(|body| body.ceiling.value() <= NUMBER_MAX)
     }
 }
 
@@ -103,11 +104,26 @@ pub(crate) struct Damage {
     pub reason: &'static str,
 }
 
+/// How much is known of the entry in front of another one, and so what the other one must agree with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Link {
+    /// Everything: offset, index and checksum follow.
+    Chained,
+    /// Offset and index; not the checksum, which may be that of a rewritten header.
+    Numbered,
+    /// The offset only: what stood in front was dropped.
+    Placed,
+    /// Nothing: there is a hole in front.
+    Free,
+}
+
 /// What the log holds in front of a segment.
 #[derive(Clone, Debug)]
 pub(crate) struct Before {
     /// Where the segment before ends.
     pub end: SegmentEnd,
+    /// What `end` says of the entry there.
+    pub link: Link,
     /// The producers known there.
     pub producers: Producers,
     /// The hash of that segment.
@@ -115,9 +131,10 @@ pub(crate) struct Before {
 }
 
 impl Before {
-    /// In front of a partition's first record.
+    /// In front of a partition's first segment: nothing was ever there, or it was dropped.
     pub fn nothing(base_offset: Offset) -> Self {
-        Self { end: SegmentEnd::empty(base_offset), producers: Producers::default(), hash: 0 }
+        let link = if base_offset == Offset::ZERO { Link::Chained } else { Link::Placed };
+        Self { end: SegmentEnd::empty(base_offset), link, producers: Producers::default(), hash: 0 }
     }
 }
 
@@ -128,6 +145,8 @@ pub(crate) struct Scan {
     pub meta: SegmentMeta,
     /// The producers known at its end.
     pub producers: Producers,
+    /// What its end says to the entry behind it.
+    pub link: Link,
     /// Holes at or below W. The rest of the file was read on behind each.
     pub corrupt: Vec<Damage>,
     /// Bytes above W that are not frames: a write that was torn.
@@ -185,8 +204,8 @@ impl Scanner<'_> {
     }
 }
 
-/// Reads a segment from its start. `before` says what the log held in front of it; without it the first entry is taken as it
-/// stands and the chain is not followed, since compaction breaks it. Nothing behind `until` is looked at.
+/// Reads a segment from its start. `before` says what the log held in front of it; without it the chain is not followed, since
+/// compaction breaks it. Nothing behind `until` is looked at.
 ///
 /// # Errors
 /// When the disk does not give the bytes back; what the bytes say is in the [`Scan`].
@@ -199,20 +218,16 @@ pub(crate) fn scan(file: &dyn DiskFile, base_offset: Offset, before: Option<&Bef
     let mut scan = Scan {
         meta: SegmentMeta { previous_hash: before.map_or(0, |before| before.hash), ..SegmentMeta::empty(end) },
         producers: before.map(|before| before.producers.clone()).unwrap_or_default(),
+        link: before.map_or(Link::Placed, |before| before.link),
         corrupt: Vec::new(),
         torn: None,
     };
-    let chained = before.is_some();
-    // After damage the chain can't be followed across the hole; it is picked up at the next whole entry.
-    let mut resumed = !chained;
+    let chain = if before.is_some() { Link::Chained } else { Link::Numbered };
     while !scan.meta.sealed && scan.meta.end.position + HEADER_BYTES as u64 <= scanner.len {
         let at = scan.meta.end.position;
         let found = match scanner.look(at)? {
-            Found::Frame(frame, crc) => match follow(&mut scan, &frame, crc, chained, resumed) {
-                Ok(()) => {
-                    resumed = resumed && !frame.header.kind.is_entry();
-                    continue;
-                }
+            Found::Frame(frame, crc) => match follow(&mut scan, &frame, crc, chain) {
+                Ok(()) => continue,
                 Err(reason) => Some(reason),
             },
             Found::Nothing => None,
@@ -235,22 +250,30 @@ pub(crate) fn scan(file: &dyn DiskFile, base_offset: Offset, before: Option<&Bef
         let resume = scanner.seek(at + 8, |_, frame| frame.header.kind.is_entry() && frame.header.raft_index > last)?;
         let Some(resume) = resume else { break };
         scan.meta.end.position = resume;
-        resumed = true;
+        // The chain can't be followed across the hole; it is picked up at this entry.
+        scan.link = Link::Free;
     }
     Ok(scan)
 }
 
-/// Takes a frame into the scan, if it may stand where the scan is.
-fn follow(scan: &mut Scan, frame: &Frame, crc: u32, chained: bool, resumed: bool) -> Result<(), &'static str> {
+/// Takes a frame into the scan, if it may stand where the scan is. Behind an entry the next one is held to `chain`.
+fn follow(scan: &mut Scan, frame: &Frame, crc: u32, chain: Link) -> Result<(), &'static str> {
     let (meta, header) = (&mut scan.meta, &frame.header);
     let end = &mut meta.end;
     if header.kind.is_entry() {
-        let dense = header.raft_index == end.raft_index.next() && header.base_offset == end.offset;
-        let linked = dense && (!chained || header.previous_crc == end.entry_crc);
-        if !linked && !resumed {
+        let placed = header.base_offset == end.offset;
+        let numbered = placed && header.raft_index == end.raft_index.next();
+        let follows = match scan.link {
+            Link::Chained => numbered && header.previous_crc == end.entry_crc,
+            Link::Numbered => numbered,
+            Link::Placed => placed,
+            Link::Free => true,
+        };
+        if !follows {
             return Err("the frame does not follow the one before it");
         }
-        meta.index.note(header.base_offset, end.position, end.max_timestamp, resumed);
+        meta.index.note(header.base_offset, end.position, end.max_timestamp, scan.link == Link::Free);
+        scan.link = chain;
         meta.tally.note(header, &header.encode().0, u64::from(header.offset_span));
         if header.kind == FrameKind::Batch
             && let Some(producer) = producer_of(&frame.body)
@@ -266,10 +289,18 @@ fn follow(scan: &mut Scan, frame: &Frame, crc: u32, chained: bool, resumed: bool
         }
     } else if header.kind == FrameKind::Seal {
         meta.sealed = true;
-        if let Some(footer) = Footer::decode(&frame.body) {
+        if let Some(footer) = Footer::decode(&frame.body)
+            && (footer.end.offset, footer.end.raft_index) == (end.offset, end.raft_index)
+        {
+            // What the frames in front don't tell: what compaction took out, and what came before this segment.
             meta.compacted = footer.compacted;
             meta.tally.records = footer.tally.records;
+            meta.previous_hash = footer.previous_hash;
             end.ceiling = end.ceiling.max(footer.end.ceiling);
+            end.entry_crc = footer.end.entry_crc;
+            end.term = footer.end.term;
+            scan.producers = footer.producers;
+            scan.link = Link::Chained;
         }
     } else if header.kind == FrameKind::Flush
         && let Some(body) = FlushBody::decode(&frame.body)

@@ -27,6 +27,7 @@ pub(crate) struct Walk {
     /// Where the content ends.
     end: u64,
     window: Bytes,
+    start: Offset,
     next: Option<Offset>,
     read_ahead: bool,
     ahead: Option<(u64, Receiver<Result<Bytes>>)>,
@@ -45,7 +46,12 @@ impl Walk {
         let (at, end) = segment.span_of(from)?;
         let read_ahead = read_ahead && segment.next_base().is_some();
         let (segment, file) = (Arc::clone(segment), segment.file()?);
-        Ok(Self { segment, file, at, end, window: Bytes::new(), next: None, read_ahead, ahead: None })
+        Ok(Self { segment, file, at, end, window: Bytes::new(), start: from, next: None, read_ahead, ahead: None })
+    }
+
+    /// What it was asked to start at.
+    pub fn start(&self) -> Offset {
+        self.start
     }
 
     /// Behind the last entry that was given out.

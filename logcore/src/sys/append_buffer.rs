@@ -10,7 +10,7 @@
 //! The writer publishes with `Release` after it has written, readers load with `Acquire`: what a reader can see is whole.
 #![allow(unsafe_code, reason = "the one structure whose writer and readers share memory without a lock")]
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -29,14 +29,15 @@ pub struct Block {
 unsafe impl Send for Block {}
 
 impl Block {
-    /// Allocates `capacity` zeroed bytes, rounded up to whole pages. Pages are touched only when they are written.
+    /// Allocates `capacity` bytes, rounded up to whole pages. Pages are touched only when they are written: nobody reads a byte
+    /// of a block that was not written before.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         let rounded = capacity.max(1).next_multiple_of(PAGE_BYTES);
         let layout =
             Layout::from_size_align(rounded, PAGE_BYTES).expect("a page-aligned size below isize::MAX is a valid layout");
         // SAFETY: the layout's size is at least one page, so not zero.
-        let raw = unsafe { alloc_zeroed(layout) };
+        let raw = unsafe { alloc(layout) };
         let Some(start) = NonNull::new(raw) else { handle_alloc_error(layout) };
         Self { start, layout }
     }

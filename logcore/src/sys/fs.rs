@@ -202,6 +202,17 @@ pub fn free_bytes(path: &Path) -> Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
+/// Writes a file out and asks the system to drop what it caches of it, so that the next read comes from the disk: for measurements.
+///
+/// # Errors
+/// When the file can't be opened or synced.
+pub fn forget_cached(path: &Path) -> Result<()> {
+    let file = File::open(path).map_err(Error::io("opening", path))?;
+    file.sync_all().map_err(Error::io("syncing", path))?;
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
+        .map_err(|error| Error::io("dropping the cache of", path)(error.into()))
+}
+
 /// Sixteen random bytes in hexadecimal, for identities.
 ///
 /// # Errors

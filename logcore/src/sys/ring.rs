@@ -173,3 +173,65 @@ impl<T> Drop for Ring<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[allow(clippy::print_stdout, reason = "a test that could not run must not pass in silence")]
+    fn ring(depth: u16) -> Option<(Ring<u32>, std::io::PipeWriter)> {
+        let (reader, wake) = std::io::pipe().unwrap();
+        match Ring::new(depth, reader) {
+            Ok(ring) => Some((ring, wake)),
+            Err(error) => {
+                println!("NOT RUN: this machine forbids io_uring: {error}");
+                assert!(error.raw_os_error().is_some(), "the system said no: {error}");
+                None
+            }
+        }
+    }
+
+    fn write(file: &Arc<File>, at: u64, pieces: &[&str]) -> RingWrite {
+        let buffers = pieces.iter().map(|piece| Bytes::copy_from_slice(piece.as_bytes())).collect();
+        RingWrite { file: Arc::clone(file), at, buffers, durable: true }
+    }
+
+    #[test]
+    fn writes_come_back_with_what_they_were_tagged() {
+        let Some((mut ring, wake)) = ring(2) else { return };
+        let file = Arc::new(tempfile::tempfile().unwrap());
+        ring.write(write(&file, 2, &["one", "two"]), 1);
+        ring.write(write(&file, 8, &["three"]), 2);
+        assert!(!ring.has_room());
+        let mut ended = Vec::new();
+        while !ring.is_idle() {
+            ring.wait().unwrap();
+            ended.extend(std::iter::from_fn(|| ring.ended()).map(|(tag, result)| (tag, result.unwrap())));
+        }
+        ended.sort_unstable();
+        assert_eq!(ended, [(1, 6), (2, 5)]);
+        (&wake).write_all(b"x").unwrap();
+        ring.wait().unwrap();
+        assert!(ring.ended().is_none(), "woken, with nothing to tell");
+        let mut content = [0; 13];
+        std::os::unix::fs::FileExt::read_exact_at(file.as_ref(), &mut content, 0).unwrap();
+        assert_eq!(&content, b"\0\0onetwothree");
+    }
+
+    #[test]
+    fn a_failed_write_says_so_and_a_dropped_ring_waits() {
+        let Some((mut ring, _wake)) = ring(2) else { return };
+        let path = tempfile::NamedTempFile::new().unwrap();
+        let unwritable = Arc::new(path.reopen().unwrap());
+        ring.write(write(&unwritable, u64::from(u32::MAX) << 31, &["far"]), 7);
+        ring.wait().unwrap();
+        let (tag, result) = ring.ended().unwrap();
+        assert_eq!(tag, 7);
+        assert!(result.is_err());
+        ring.write(write(&unwritable, 0, &["late"]), 8);
+        drop(ring);
+        assert_eq!(unwritable.metadata().unwrap().len(), 4, "what was taken was written");
+    }
+}

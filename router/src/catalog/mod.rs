@@ -4,8 +4,10 @@
 //! small and lives in memory; it is replayed from offset 0 at each start, so it has no files of its own.
 
 pub mod materializer;
+mod options;
 mod record;
 mod state;
 
+pub use options::{COMPRESSIONS, RetentionPolicy, StreamOptions};
 pub use record::CatalogRecord;
 pub use state::{CatalogState, SeriesDef, Source, StreamDef, TableDef, TableKind};

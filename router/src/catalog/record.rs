@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::options::StreamOptions;
 use super::state::{StreamDef, TableDef};
 
 /// A change of definitions.
@@ -14,6 +15,13 @@ use super::state::{StreamDef, TableDef};
 pub enum CatalogRecord {
     /// A stream exists from here on.
     StreamCreated(StreamDef),
+    /// It is kept differently from here on.
+    StreamAltered {
+        /// Its id.
+        id: u32,
+        /// All its options.
+        options: StreamOptions,
+    },
     /// It is gone, with its records.
     StreamDropped {
         /// Its id.

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use docstore::Mapping;
-use logcore::StreamId;
+use logcore::{Log, Partition, PartitionOptions, PartitionRef, StreamId};
 use rowstore::TableSchema;
 use serde::{Deserialize, Serialize};
 use tsstore::SeriesSchema;
 
+use super::options::StreamOptions;
 use super::record::CatalogRecord;
 use crate::error::{Error, Result};
 
@@ -21,10 +22,29 @@ pub struct StreamDef {
     pub name: String,
     /// 1..n.
     pub partitions: u32,
-    /// The acknowledgement class.
-    pub ack: String,
-    /// How batches built here are compressed: `none` or `zstd`.
-    pub compression: String,
+    /// How it is kept.
+    #[serde(flatten)]
+    pub options: StreamOptions,
+}
+
+impl StreamDef {
+    /// Opens one of its partitions; `defaults` hold for what the stream does not say.
+    ///
+    /// # Errors
+    /// As [`Log::open_partition`].
+    pub fn open(&self, log: &Log, partition: u32, defaults: &PartitionOptions) -> Result<Arc<Partition>, logcore::Error> {
+        let id = PartitionRef::new(StreamId::new(self.id), partition);
+        match self.is_internal() {
+            true => log.open_partition(id),
+            false => log.open_partition_with(id, self.options.partition(defaults)),
+        }
+    }
+
+    /// Whether it belongs to the database.
+    #[must_use]
+    pub fn is_internal(&self) -> bool {
+        self.id < StreamId::FIRST_USER.value()
+    }
 }
 
 /// Where a table's records come from.
@@ -122,8 +142,7 @@ impl CatalogState {
     pub fn initial() -> Self {
         let mut state = Self { last_stream: StreamId::FIRST_USER.value() - 1, ..Self::default() };
         for (id, name) in [(StreamId::CATALOG, "_catalog"), (StreamId::CURSORS, "_cursors"), (StreamId::TABLES, "_tables")] {
-            let def =
-                StreamDef { id: id.value(), name: name.into(), partitions: 1, ack: "disk".into(), compression: "none".into() };
+            let def = StreamDef { id: id.value(), name: name.into(), partitions: 1, options: StreamOptions::default() };
             state.streams.insert(def.id, Arc::new(def));
         }
         state
@@ -135,6 +154,11 @@ impl CatalogState {
             CatalogRecord::StreamCreated(def) => {
                 self.last_stream = self.last_stream.max(def.id);
                 self.streams.insert(def.id, Arc::new(def));
+            }
+            CatalogRecord::StreamAltered { id, options } => {
+                if let Some(def) = self.streams.get_mut(&id) {
+                    Arc::make_mut(def).options = options;
+                }
             }
             CatalogRecord::StreamDropped { id } => drop(self.streams.remove(&id)),
             CatalogRecord::TableCreated(def) => {

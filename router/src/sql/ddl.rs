@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 use rowstore::{Column, TableSchema};
 
 use super::types::column_type;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, nearest};
 
 /// A statement that changes or shows definitions.
 #[derive(Clone, Debug)]
@@ -22,6 +22,15 @@ pub enum Ddl {
         name: String,
         /// Whether an existing one is fine.
         if_not_exists: bool,
+        /// By name.
+        options: Options,
+    },
+    /// `ALTER STREAM name SET (...)`
+    AlterStream {
+        /// Its name.
+        name: String,
+        /// Whether a missing one is fine.
+        if_exists: bool,
         /// By name.
         options: Options,
     },
@@ -78,6 +87,18 @@ pub struct CreateTable {
 pub struct Options(BTreeMap<String, String>);
 
 impl Options {
+    /// Whether none is left.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// With all values in lower case, as words are where nothing but words and numbers can stand.
+    #[must_use]
+    pub fn lowercase(self) -> Self {
+        Self(self.0.into_iter().map(|(name, value)| (name, value.trim().to_lowercase())).collect())
+    }
+
     /// Takes an option out.
     pub fn take(&mut self, name: &str) -> Option<String> {
         self.0.remove(name)
@@ -91,7 +112,12 @@ impl Options {
         match self.0.keys().next() {
             None => Ok(()),
             Some(name) => {
-                Err(Error::invalid(format!("unknown option \"{name}\"")).hint(format!("the options are {}", known.join(", "))))
+                let options = format!("the options are {}", known.join(", "));
+                let hint = match nearest(name, known.iter().copied()) {
+                    Some(near) => format!("did you mean \"{near}\"? {options}"),
+                    None => options,
+                };
+                Err(Error::invalid(format!("unknown option \"{name}\"")).hint(hint))
             }
         }
     }
@@ -146,7 +172,7 @@ pub fn parse(parser: &mut Parser<'_>) -> Result<Option<Ddl>> {
     } else if first("verify") && second("view") {
         return Err(Error::unsupported("VERIFY VIEW is not supported yet"));
     } else if first("alter") && second("stream") {
-        return Err(Error::unsupported("ALTER STREAM is not supported yet"));
+        alter_stream(parser)?
     } else if first("create") && second("stream") {
         create_stream(parser).map_err(parse_error)?
     } else if first("drop") && second("stream") {
@@ -186,6 +212,15 @@ fn create_stream(parser: &mut Parser<'_>) -> Result<Ddl, ParserError> {
     Ok(Ddl::CreateStream { name, if_not_exists, options: options(parser)? })
 }
 
+fn alter_stream(parser: &mut Parser<'_>) -> Result<Ddl> {
+    let (if_exists, name) = drop_target(parser).map_err(parse_error)?;
+    if !parser.parse_keyword(Keyword::SET) {
+        return Err(syntax(&parser.expected::<()>("SET (option = value, ...)", parser.peek_token())));
+    }
+    Ok(Ddl::AlterStream { name, if_exists, options: option_list(parser).map_err(parse_error)? })
+}
+
+/// The name behind two words, `DROP STREAM` and the like, and whether it may be missing.
 fn drop_target(parser: &mut Parser<'_>) -> Result<(bool, String), ParserError> {
     skip(parser, 2, Ddl::ShowStreams);
     let if_exists = parser.parse_keywords(&[Keyword::IF, Keyword::EXISTS]);
@@ -193,11 +228,15 @@ fn drop_target(parser: &mut Parser<'_>) -> Result<(bool, String), ParserError> {
 }
 
 fn options(parser: &mut Parser<'_>) -> Result<Options, ParserError> {
-    let mut options = BTreeMap::new();
-    if !parser.parse_keyword(Keyword::WITH) {
-        return Ok(Options(options));
+    match parser.parse_keyword(Keyword::WITH) {
+        true => option_list(parser),
+        false => Ok(Options::default()),
     }
+}
+
+fn option_list(parser: &mut Parser<'_>) -> Result<Options, ParserError> {
     parser.expect_token(&Token::LParen)?;
+    let mut options = BTreeMap::new();
     let pairs = parser.parse_comma_separated(|parser| {
         let name = parser.parse_identifier()?.value.to_lowercase();
         parser.expect_token(&Token::Eq)?;
@@ -211,7 +250,12 @@ fn options(parser: &mut Parser<'_>) -> Result<Options, ParserError> {
         Ok((name, value))
     })?;
     parser.expect_token(&Token::RParen)?;
-    options.extend(pairs);
+    for (name, value) in pairs {
+        if options.contains_key(&name) {
+            return Err(ParserError::ParserError(format!("the option \"{name}\" is given twice")));
+        }
+        options.insert(name, value);
+    }
     Ok(Options(options))
 }
 
@@ -236,7 +280,7 @@ fn create_table(parser: &mut Parser<'_>) -> Result<Ddl> {
         }
         stream = Some(take_name(parser).map_err(parse_error)?);
     }
-    if taken.0.is_empty() {
+    if taken.is_empty() {
         taken = options(parser).map_err(parse_error)?;
     }
     let select = match parser.parse_keyword(Keyword::AS) {

@@ -14,7 +14,7 @@ use datafusion::execution::SessionState;
 use docstore::DocumentTable;
 use logcore::materialize::{Driver, Materializer, Projection, Task, TaskOptions, TaskState};
 use logcore::sys::fs;
-use logcore::{Log, Offset, PartitionRef, StreamId};
+use logcore::{Log, Offset, PartitionOptions};
 use rowstore::mutation::MutationProjection;
 use rowstore::{RowChange, RowOptions, RowTable, TableSchema};
 use tsstore::SeriesTable;
@@ -130,14 +130,15 @@ pub struct Views {
     pub driver: Arc<Driver>,
     base: SessionState,
     rows: RowOptions,
+    partition: PartitionOptions,
     running: RwLock<BTreeMap<u32, Arc<View>>>,
 }
 
 impl Views {
     /// No views yet.
     #[must_use]
-    pub fn new(log: Arc<Log>, driver: Arc<Driver>, base: SessionState, rows: RowOptions) -> Self {
-        Self { log, driver, base, rows, running: RwLock::default() }
+    pub fn new(log: Arc<Log>, driver: Arc<Driver>, base: SessionState, rows: RowOptions, partition: PartitionOptions) -> Self {
+        Self { log, driver, base, rows, partition, running: RwLock::default() }
     }
 
     /// The view of a table.
@@ -229,7 +230,7 @@ impl Views {
         select: Option<SelectProjection>,
         options: &TaskOptions,
     ) -> Result<Part> {
-        let log = self.log.open_partition(PartitionRef::new(StreamId::new(stream.id), partition))?;
+        let log = stream.open(&self.log, partition, &self.partition)?;
         let dir = self.dir(table.id).join(number.to_string()).join(partition.to_string());
         fs::create_dir(&dir)?;
         let (store, materializer) = self.open_store(table, (partition, stream.partitions), &dir, select)?;

@@ -63,8 +63,7 @@ impl SelectProjection {
             id: u32::MAX - 1,
             name: stream.to_owned(),
             partitions: 1,
-            ack: String::new(),
-            compression: String::new(),
+            options: crate::catalog::StreamOptions::default(),
         }));
         let uses = crate::sql::rewrite::rewrite(&mut statement, &catalog)?;
         if uses.tables.iter().any(|table| table.name != stream || table.as_of.is_some()) {

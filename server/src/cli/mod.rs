@@ -188,6 +188,9 @@ mod tests {
             "view rebuild v --wait",
             "config",
             "bench log --data d --ack disk --record-bytes 1024 --batch-bytes 65536 --partitions 1 --producers 1 --in-flight 4 --rate 0 --seconds 1 --output json",
+            "bench log --ack memory --memory 64MiB --disk-io auto --segment-bytes 16MiB --retention-bytes 1GiB --compression zstd --bytes 1GiB",
+            "bench log --readers 1 --reader-lag-bytes 10GiB --verify --read --read-seconds 5 --prebuilt",
+            "bench log --idle --partitions 10000",
         ] {
             let words = std::iter::once("headwater").chain(line.split(' '));
             CommandLine::try_parse_from(words).map_err(|error| format!("{line}: {error}")).unwrap();

@@ -108,7 +108,7 @@ impl Server {
             let listener = TcpListener::from_std(listener)?;
             runtime.spawn(accept::run(listener, router, accept, stopped))
         };
-        tracing::info!(%address, data = %values.data.display(), disk = database.disk_backend(), "ready");
+        tracing::info!(%address, data = %values.data.display(), disk = database.disk_detail(), "ready");
         Ok(Self { runtime, database, address, stop, door })
     }
 

@@ -8,13 +8,14 @@
 //! - A line counts as whole when its line break, or the orderly end of the body, has come.
 //! - The work goes on when the client vanishes: it runs in a task of its own.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, BodyDataStream};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
-use router::{AppendError, AppendRecord, Cut};
+use logcore::AckClass;
+use router::{AppendAnswer, AppendError, AppendRecord, AppendRequest, Cut};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::task::JoinHandle;
@@ -24,7 +25,7 @@ use super::body::{self, Deadline};
 use super::error::ApiError;
 use super::json::{self, FieldPath};
 use super::record::check_size;
-use super::streams::{appended_answer, check_ack};
+use super::streams::{appended_answer, parse_ack};
 
 const BATCH_RECORDS_MAX: usize = 1_000;
 const BATCH_BYTES_MAX: usize = 1 << 20;
@@ -59,7 +60,7 @@ struct Fields {
 /// # Errors
 /// The first line or batch that failed, with what was appended before it.
 pub async fn append(app: App, stream: String, query: AppendQuery, body: Body) -> Result<Response, ApiError> {
-    check_ack(query.ack.as_deref())?;
+    let ack = parse_ack(query.ack.as_deref())?;
     Deadline::new(query.timeout_ms, app.limits.timeout_ms_max)?;
     let path = |name: &str, text: Option<&str>| match text.map(FieldPath::new) {
         Some(None) => {
@@ -71,6 +72,8 @@ pub async fn append(app: App, stream: String, query: AppendQuery, body: Body) ->
     let fields = Fields { key: path("key", query.key.as_deref())?, timestamp: path("timestamp", query.timestamp.as_deref())? };
     let appender = Appender {
         timeout_ms: query.timeout_ms,
+        ack,
+        met: None,
         app,
         stream,
         records: Vec::new(),
@@ -94,7 +97,7 @@ async fn run(mut appender: Appender, fields: Fields, mut body: BodyDataStream) -
         }
     };
     match outcome {
-        Ok(()) => Ok(appended_answer(appender.appended, &appender.position)),
+        Ok(()) => appender.answer().await,
         Err(error) => {
             Err(error.with("appended", Value::from(appender.appended)).with("position", super::position_json(&appender.position)))
         }
@@ -229,9 +232,13 @@ struct Appender {
     app: App,
     stream: String,
     timeout_ms: Option<u64>,
+    /// The class that was asked for.
+    ack: Option<AckClass>,
+    /// The weakest class that was met so far.
+    met: Option<AckClass>,
     records: Vec<AppendRecord>,
     bytes: usize,
-    under_way: Option<(u64, JoinHandle<Result<Cut, AppendError>>)>,
+    under_way: Option<(u64, JoinHandle<Result<AppendAnswer, AppendError>>)>,
     appended: u64,
     position: Cut,
 }
@@ -254,7 +261,8 @@ impl Appender {
         let count = records.len() as u64;
         let deadline = Deadline::new(self.timeout_ms, self.app.limits.timeout_ms_max)?.at;
         let (database, stream) = (self.app.database.clone(), self.stream.clone());
-        let append = async move { database.append(&stream, records, deadline).await };
+        let request = AppendRequest { ack: self.ack, ..AppendRequest::new(records, deadline) };
+        let append = async move { database.append_with(&stream, request).await };
         self.under_way = Some((count, tokio::spawn(append)));
         Ok(())
     }
@@ -262,7 +270,10 @@ impl Appender {
     async fn settle(&mut self) -> Result<(), ApiError> {
         let Some((count, task)) = self.under_way.take() else { return Ok(()) };
         let (records, cut, failed) = match task.await {
-            Ok(Ok(cut)) => (count, cut, None),
+            Ok(Ok(answer)) => {
+                self.met = Some(self.met.map_or(answer.ack, |met| met.min(answer.ack)));
+                (count, answer.position, None)
+            }
             Ok(Err(failed)) => (failed.records, failed.appended, Some(ApiError::from(failed.error))),
             Err(error) => (0, Cut::new(), Some(ApiError::internal(format!("appending met a bug: {error}")))),
         };
@@ -276,6 +287,19 @@ impl Appender {
                 Err(error)
             }
         }
+    }
+
+    async fn answer(self) -> Result<Response, ApiError> {
+        let Self { met, appended, position, .. } = self;
+        let ack = match met {
+            Some(met) => met,
+            // No line came: the class that the stream and the request agree on.
+            None => {
+                let nothing = AppendRequest { ack: self.ack, ..AppendRequest::new(Vec::new(), Instant::now()) };
+                self.app.database.append_with(&self.stream, nothing).await.map_err(|failed| failed.error)?.ack
+            }
+        };
+        Ok(appended_answer(appended, &AppendAnswer { position, ack }))
     }
 
     async fn finish(&mut self) -> Result<(), ApiError> {

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use logcore::ErrorKind;
-use router::{AppendError, Cut, ReadFrom, ReadLimits, ReadPage, StreamInfo, sqlstate};
+use logcore::{AckClass, ErrorKind};
+use router::{AppendAnswer, AppendError, AppendRequest, ReadFrom, ReadLimits, ReadPage, StreamInfo, sqlstate};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -72,19 +72,17 @@ pub async fn append(
             }
             let bytes = body::read_whole(&parts.headers, body, app.limits.body_bytes_max).await?;
             let request: AppendBody<'_> = body::parse_json(&bytes, BODY_DEPTH_MAX)?;
-            check_ack(request.ack.as_deref().or(query.ack.as_deref()))?;
+            let ack = one_ack(request.ack.as_deref(), query.ack.as_deref())?;
             let deadline = Deadline::new(query.timeout_ms, app.limits.timeout_ms_max)?;
             let mut records = Vec::with_capacity(request.records.len());
             for (at, record) in request.records.into_iter().enumerate() {
                 let record = record.into_record(&bytes, app.limits.record_bytes_max);
                 records.push(record.map_err(|error| error.at(&format!("records[{at}]")))?);
             }
-            let appended = records.len();
-            let position = match appended {
-                0 => Cut::new(),
-                _ => app.database.append(&stream, records, deadline.at).await.map_err(refused)?,
-            };
-            Ok(appended_answer(appended as u64, &position))
+            let appended = records.len() as u64;
+            let request = AppendRequest { ack, ..AppendRequest::new(records, deadline.at) };
+            let answer = app.database.append_with(&stream, request).await.map_err(refused)?;
+            Ok(appended_answer(appended, &answer))
         }
         other => Err(body::wrong_media_type(other, "application/json or application/x-ndjson")),
     }
@@ -99,20 +97,31 @@ fn refused(failed: AppendError) -> ApiError {
     answer.with("appended", records.into()).with("position", super::position_json(&appended))
 }
 
-/// Which acknowledgement was asked for; every class we have is met by `disk`.
+/// Which acknowledgement class was asked for, at least; `None` leaves it to the stream.
 ///
 /// # Errors
 /// One we have not.
-pub fn check_ack(ack: Option<&str>) -> Result<(), ApiError> {
+pub fn parse_ack(ack: Option<&str>) -> Result<Option<AckClass>, ApiError> {
     match ack {
-        None | Some("disk" | "memory") => Ok(()),
+        None => Ok(None),
         Some("quorum") => {
             let message = "ack 'quorum' can't be met: this server has no cluster";
             Err(ApiError::new(ErrorKind::Unavailable, sqlstate::CANNOT_CONNECT_NOW, message).hint("use ack 'disk'"))
         }
-        Some(other) => {
-            Err(ApiError::invalid(format!("\"{other}\" is not an acknowledgement class")).hint("use disk, memory or quorum"))
+        Some(other) => other.parse().map(Some).map_err(|()| {
+            ApiError::invalid(format!("\"{other}\" is not an acknowledgement class")).hint("use memory, disk or quorum")
+        }),
+    }
+}
+
+/// The class of a request that may name it in its body and in its query string.
+fn one_ack(body: Option<&str>, query: Option<&str>) -> Result<Option<AckClass>, ApiError> {
+    match (parse_ack(body)?, parse_ack(query)?) {
+        (Some(body), Some(query)) if body != query => {
+            let message = format!("ack is '{body}' in the body and '{query}' in the query string");
+            Err(ApiError::invalid(message).hint("say it once"))
         }
+        (body, query) => Ok(body.or(query)),
     }
 }
 
@@ -120,14 +129,14 @@ pub fn check_ack(ack: Option<&str>) -> Result<(), ApiError> {
 struct Appended {
     appended: u64,
     position: Value,
-    ack: &'static str,
+    ack: AckClass,
 }
 
 /// The answer to an append.
-pub fn appended_answer(appended: u64, position: &Cut) -> Response {
-    let body = Appended { appended, position: super::position_json(position), ack: "disk" };
+pub fn appended_answer(appended: u64, answer: &AppendAnswer) -> Response {
+    let body = Appended { appended, position: super::position_json(&answer.position), ack: answer.ack };
     let mut response = json_body(&body).into_response();
-    super::set_cut(response.headers_mut(), super::POSITION_HEADER, position);
+    super::set_cut(response.headers_mut(), super::POSITION_HEADER, &answer.position);
     response
 }
 
@@ -259,10 +268,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn acknowledgements_that_we_have_are_met_and_others_named() {
-        assert!(check_ack(None).is_ok() && check_ack(Some("memory")).is_ok());
-        assert_eq!(check_ack(Some("quorum")).unwrap_err().status().as_u16(), 503);
-        assert_eq!(check_ack(Some("all")).unwrap_err().status().as_u16(), 400);
+    fn acknowledgements_that_we_have_are_passed_on_and_others_named() {
+        assert_eq!(parse_ack(None).unwrap(), None);
+        assert_eq!(parse_ack(Some("memory")).unwrap(), Some(AckClass::Memory));
+        assert_eq!(parse_ack(Some("quorum")).unwrap_err().status().as_u16(), 503);
+        assert_eq!(parse_ack(Some("all")).unwrap_err().status().as_u16(), 400);
+        assert_eq!(one_ack(Some("disk"), Some("disk")).unwrap(), Some(AckClass::Disk));
+        assert_eq!(one_ack(None, Some("memory")).unwrap(), Some(AckClass::Memory));
+        assert!(one_ack(Some("disk"), Some("memory")).unwrap_err().to_json().contains("say it once"));
     }
 
     #[test]

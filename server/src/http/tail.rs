@@ -19,7 +19,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use logcore::Offset;
-use router::{Cut, Database, ReadFrom, ReadLimits, ReadPage, StreamInfo};
+use router::{Cut, Database, PartitionInfo, ReadFrom, ReadLimits, ReadPage};
 use serde::Deserialize;
 
 use super::body::{ApiPath, ApiQuery};
@@ -67,7 +67,8 @@ pub async fn follow(
         }
     };
     let from = parse_offset(query.offset.as_deref().unwrap_or("latest"))?;
-    let places = places(&info, query.partition, from, last_id.as_ref())?;
+    let bounds: Vec<Bounds> = info.partitions.iter().map(Bounds::of).collect();
+    let places = places(&info.name, &bounds, query.partition, from, last_id.as_ref())?;
     let tail = Tail::new(app, stream, places);
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
@@ -77,21 +78,43 @@ pub async fn follow(
     Ok((headers, Body::from_stream(futures::stream::unfold(tail, Tail::step))).into_response())
 }
 
+/// What a partition has.
+#[derive(Clone, Copy)]
+struct Bounds {
+    partition: u32,
+    start: u64,
+    end: u64,
+}
+
+impl Bounds {
+    fn of(info: &PartitionInfo) -> Self {
+        let status = &info.status;
+        Self { partition: info.partition, start: status.log_start.value(), end: status.committed.value() }
+    }
+}
+
 /// The next offset to send, for each partition that is followed.
-fn places(info: &StreamInfo, only: Option<u32>, from: ReadFrom, last_id: Option<&Cut>) -> Result<BTreeMap<u32, u64>, ApiError> {
-    if let Some(only) = only.filter(|only| info.partitions.iter().all(|partition| partition.partition != *only)) {
-        let message = format!("{} has no partition {only}", info.name);
-        return Err(ApiError::invalid(message).hint(format!("it has {}", info.partitions.len())));
+fn places(
+    stream: &str,
+    partitions: &[Bounds],
+    only: Option<u32>,
+    from: ReadFrom,
+    last_id: Option<&Cut>,
+) -> Result<BTreeMap<u32, u64>, ApiError> {
+    if let Some(only) = only.filter(|only| partitions.iter().all(|found| found.partition != *only)) {
+        let message = format!("{stream} has no partition {only}");
+        return Err(ApiError::invalid(message).hint(format!("it has {}", partitions.len())));
     }
     let mut places = BTreeMap::new();
-    for partition in info.partitions.iter().filter(|partition| only.is_none_or(|only| only == partition.partition)) {
-        let (start, end) = (partition.status.log_start.value(), partition.status.committed.value());
+    for Bounds { partition, start, end } in
+        partitions.iter().copied().filter(|found| only.is_none_or(|only| only == found.partition))
+    {
         let next = match (last_id, from) {
             (Some(id), _) => {
                 // A partition that the id does not name had nothing when it was written.
-                let next = id.end(&info.name, partition.partition).map_or(0, Offset::value);
+                let next = id.end(stream, partition).map_or(0, Offset::value);
                 if next > end {
-                    let message = format!("Last-Event-ID is ahead of {}/{}, which ends at {end}", info.name, partition.partition);
+                    let message = format!("Last-Event-ID is ahead of {stream}/{partition}, which ends at {end}");
                     return Err(ApiError::invalid(message));
                 }
                 next
@@ -100,7 +123,7 @@ fn places(info: &StreamInfo, only: Option<u32>, from: ReadFrom, last_id: Option<
             (None, ReadFrom::Earliest | ReadFrom::Timestamp(_)) => start,
             (None, ReadFrom::Latest) => end,
         };
-        places.insert(partition.partition, next.max(start));
+        places.insert(partition, next.max(start));
     }
     Ok(places)
 }
@@ -197,28 +220,10 @@ fn read(database: Database, stream: String, partition: u32, next: u64, bytes: us
 
 #[cfg(test)]
 mod tests {
-    use logcore::partition::PartitionStatus;
-    use router::PartitionInfo;
-
     use super::*;
 
-    fn info(ends: &[(u64, u64)]) -> StreamInfo {
-        let partitions = ends.iter().zip(0..).map(|((start, end), partition)| PartitionInfo {
-            partition,
-            status: PartitionStatus {
-                log_start: Offset::new(*start),
-                committed: Offset::new(*end),
-                flushed: Offset::new(*end),
-                appended: Offset::new(*end),
-                segments: 1,
-                bytes: 0,
-                ram_chunks: 0,
-                ram_bytes: 0,
-                read_only: None,
-            },
-        });
-        let partitions = partitions.collect();
-        StreamInfo { name: "s".into(), id: 16, ack: "disk".into(), compression: "none".into(), partitions }
+    fn bounds(ends: &[(u64, u64)]) -> Vec<Bounds> {
+        ends.iter().zip(0..).map(|((start, end), partition)| Bounds { partition, start: *start, end: *end }).collect()
     }
 
     fn ends(places: &BTreeMap<u32, u64>) -> Vec<u64> {
@@ -227,22 +232,22 @@ mod tests {
 
     #[test]
     fn a_tail_begins_where_it_was_told() {
-        let info = info(&[(2, 10), (0, 0), (0, 3)]);
-        let begin = |from| ends(&places(&info, None, from, None).unwrap());
+        let has = bounds(&[(2, 10), (0, 0), (0, 3)]);
+        let begin = |from| ends(&places("s", &has, None, from, None).unwrap());
         assert_eq!(begin(ReadFrom::Latest), [10, 0, 3]);
         assert_eq!(begin(ReadFrom::Earliest), [2, 0, 0]);
         assert_eq!(begin(ReadFrom::Offset(5)), [5, 0, 3]);
-        assert_eq!(ends(&places(&info, Some(2), ReadFrom::Latest, None).unwrap()), [3]);
-        assert!(places(&info, Some(9), ReadFrom::Latest, None).is_err());
+        assert_eq!(ends(&places("s", &has, Some(2), ReadFrom::Latest, None).unwrap()), [3]);
+        assert!(places("s", &has, Some(9), ReadFrom::Latest, None).is_err());
     }
 
     #[test]
     fn the_last_event_id_goes_on_in_every_partition() {
-        let info = info(&[(0, 10), (0, 4), (0, 3)]);
+        let has = bounds(&[(0, 10), (0, 4), (0, 3)]);
         let id: Cut = "s/0@6,s/2@2".parse().unwrap();
         // Partition 1 was empty when the id was written: all of it is new.
-        assert_eq!(ends(&places(&info, None, ReadFrom::Latest, Some(&id)).unwrap()), [7, 0, 3]);
+        assert_eq!(ends(&places("s", &has, None, ReadFrom::Latest, Some(&id)).unwrap()), [7, 0, 3]);
         let ahead: Cut = "s/0@10".parse().unwrap();
-        assert!(places(&info, None, ReadFrom::Latest, Some(&ahead)).is_err());
+        assert!(places("s", &has, None, ReadFrom::Latest, Some(&ahead)).is_err());
     }
 }

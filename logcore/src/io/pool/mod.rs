@@ -1,6 +1,6 @@
 //! The disk through dedicated threads and plain system calls. Works everywhere, also where io_uring is forbidden.
 //!
-//! [`file`] says how bytes reach a file. The ring backends stand on this one: what they don't do themselves, it does.
+//! [`mod@file`] says how bytes reach a file. The ring backends stand on this one: what they don't do themselves, it does.
 //!
 //! # Concurrency
 //! Writes and background work ([`DiskIo::run`]: making the next segment, mostly) have threads and bounded queues of their own,

@@ -16,7 +16,7 @@ use crate::io::{DiskFile, Durability};
 use crate::types::index;
 
 /// No file is longer, as on ext4.
-const FILE_BYTES_MAX: u64 = 16 << 40;
+pub(super) const FILE_BYTES_MAX: u64 = 16 << 40;
 
 /// See the module docs. It stays on its file when that is renamed or removed, as a descriptor does.
 pub(super) struct SimFile {

@@ -18,8 +18,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
+use rustix::io::Errno;
+
 use self::faults::Faults;
-use self::file::SimFile;
+use self::file::{FILE_BYTES_MAX, SimFile};
 use self::image::Image;
 pub(in crate::io) use self::image::{Coin, lay_sectors};
 use super::{DiskFile, DiskIo, Done, Fill, Write};
@@ -298,7 +300,8 @@ impl DiskIo for SimDisk {
 
     fn create(&self, path: &Path, len_bytes: u64, _fill: Fill) -> Result<Arc<dyn DiskFile>> {
         let image = self.operate("creating", path, |state| {
-            if let Err(error) = state.faults.take_space() {
+            let space = state.faults.take_space();
+            if let Err(error) = space.and_then(|()| if len_bytes > FILE_BYTES_MAX { Err(Errno::FBIG.into()) } else { Ok(()) }) {
                 state.change_names(|names| drop(names.remove(path)));
                 return Err(error);
             }
