@@ -22,7 +22,7 @@ use crate::io::probe::{self, Backend};
 use crate::keeper::{Keeper, Kept};
 use crate::partition::open::Opening;
 use crate::partition::owner::{self, Owner};
-use crate::partition::{CleanState, Compaction, Closing, Mailbox, PERMIT_BYTES, Partition, PartitionOptions};
+use crate::partition::{CleanState, Closing, Compaction, Mailbox, PERMIT_BYTES, Partition, PartitionOptions};
 use crate::ram::arena::Arena;
 use crate::segment::recent::Recent;
 use crate::sys::fs::FolderLock;
