@@ -19,13 +19,11 @@ use std::time::Duration;
 
 use common::dice::{Dice, from_env, seed};
 use common::history::{Request, Sent, Track, Verdict, check_healthy, read_from, read_kept, sketch, take_answers};
+use logcore::io::DiskIo;
 use logcore::io::record::{Action, CrashState, CrashStates, Operation, RecordDisk};
 use logcore::io::sim::SimDisk;
-use logcore::io::DiskIo;
 use logcore::partition::PartitionOptions;
-use logcore::{
-    AckClass, Compaction, Log, LogOptions, Partition, PartitionRef, ProducerSequence, Retention, StreamId, Ticket,
-};
+use logcore::{AckClass, Compaction, Log, LogOptions, Partition, PartitionRef, ProducerSequence, Retention, StreamId, Ticket};
 
 const DIR: &str = "/sim";
 /// Disks for each place of a list: none of what may be there or not, all of it, and coins.
@@ -73,7 +71,13 @@ const KINDS: [Kind; 7] = [
 ];
 
 fn options() -> LogOptions {
-    LogOptions { reserve_bytes: 0, verify_bytes_per_second: 0, memory_bytes_max: 64 << 20, ..LogOptions::default() }
+    LogOptions {
+        reserve_bytes: 0,
+        verify_bytes_per_second: 0,
+        memory_bytes_max: 64 << 20,
+        keeper_interval: Duration::from_millis(20),
+        ..LogOptions::default()
+    }
 }
 
 const CURSORS: PartitionRef = PartitionRef::new(StreamId::CURSORS, 0);
@@ -129,8 +133,10 @@ impl Life {
         let compacts = track.options.compaction.is_some();
         let mut records = Vec::new();
         for n in 0..self.dice.between(1, 4) {
-            let key = if compacts { format!("key {}", self.dice.below(9)) } else { format!("{} {number} {n}", track.given_below) };
-            let mut value = if track.id == CURSORS { format!("{committed} ") } else { format!("{key} {number} {n} ") }.into_bytes();
+            let key =
+                if compacts { format!("key {}", self.dice.below(9)) } else { format!("{} {number} {n}", track.given_below) };
+            let mut value =
+                if track.id == CURSORS { format!("{committed} ") } else { format!("{key} {number} {n} ") }.into_bytes();
             let bytes = self.dice.between(20, self.kind.value_bytes);
             value.resize(value.len() + if track.id == CURSORS { 0 } else { bytes }, u8::try_from(number % 251).unwrap());
             let value = if compacts && self.dice.one_in(6) { None } else { Some(value) };
@@ -255,7 +261,12 @@ fn check_state(disk: &SimDisk, tracks: &[Track], marked: u64, clean: bool) -> Ve
     }
     drop(log);
     let survived;
-    let disk = if clean { disk } else { survived = disk.crash(marked); &survived };
+    let disk = if clean {
+        disk
+    } else {
+        survived = disk.crash(marked);
+        &survived
+    };
     let log = Log::open_on(Arc::new(disk.clone()), DIR.as_ref(), options(), None).map_err(text)?;
     for (track, log_start, found) in ends {
         let partition = log.open_partition_with(track.id, track.options_as_it_is()).map_err(text)?;
@@ -268,7 +279,8 @@ fn check_state(disk: &SimDisk, tracks: &[Track], marked: u64, clean: bool) -> Ve
 
 /// A batch that was answered is known when it is sent again; one that may or may not be there is there once afterwards.
 fn check_resent(track: &Track, partition: &Partition, found: &[(u64, Sent)], marked: u64) -> Verdict {
-    let sent = |request: &Request| partition.try_append(request.proposal()).and_then(Ticket::wait).map_err(|error| error.to_string());
+    let sent =
+        |request: &Request| partition.try_append(request.proposal()).and_then(Ticket::wait).map_err(|error| error.to_string());
     let known = track.answered(marked).filter(|(request, _)| request.producer.is_some());
     if let Some((request, base)) = known.max_by_key(|(request, _)| request.mark) {
         let again = sent(request)?;

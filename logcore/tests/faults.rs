@@ -56,7 +56,13 @@ struct Outcome {
 }
 
 fn options() -> LogOptions {
-    LogOptions { reserve_bytes: 0, verify_bytes_per_second: 0, memory_bytes_max: 64 << 20, ..LogOptions::default() }
+    LogOptions {
+        reserve_bytes: 0,
+        verify_bytes_per_second: 0,
+        keeper_interval: Duration::from_millis(10),
+        memory_bytes_max: 64 << 20,
+        ..LogOptions::default()
+    }
 }
 
 fn tracks() -> Vec<Track> {
@@ -93,6 +99,7 @@ impl Run {
             Fault::Full(at) => sim.no_space_from(Some(at)),
             Fault::Sync(_) => {}
         }
+        sim.set_writes_in_flight_max(usize::try_from(seed % 4).unwrap() + 1);
         let disk = RecordDisk::new(Arc::new(sim.clone()));
         let log = Log::open_on(Arc::new(disk.clone()), DIR.as_ref(), options(), None).ok()?;
         let tracks = tracks();
@@ -191,39 +198,43 @@ impl Run {
         self.tracks.iter_mut().try_for_each(Track::settle)?;
         let operations = self.disk.operations();
         let survived = crash_state(&operations, operations.len(), seed % 3);
-        self.restart(&survived, false).map_err(|why| format!("after a power failure: {why}"))?;
-        let killed = self.sim.killed(seed);
-        let found = self.restart(&killed, true).map_err(|why| format!("in the next process: {why}"))?;
-        let lost_power = killed.crash(seed);
-        let again = self.restart(&lost_power, false).map_err(|why| format!("when the power fails in the next process: {why}"))?;
-        ensure!(found == again, "the next process had {found:?} records, {again:?} survived it");
-        Ok(())
+        restart(&survived, &self.tracks, false).map_err(|why| format!("after a power failure: {why}"))?;
+        restart_twice(&self.sim.killed(seed), &self.tracks, seed)
     }
+}
 
-    /// A start on `disk`; gives how many records each partition then has.
-    fn restart(&self, disk: &SimDisk, append: bool) -> Result<Vec<usize>, String> {
-        let text = |error: Error| error.to_string();
-        let log = Log::open_on(Arc::new(disk.clone()), DIR.as_ref(), options(), None).map_err(text)?;
-        let mut counts = Vec::new();
-        for track in &self.tracks {
-            let partition = log.open_partition_with(track.id, track.options_as_it_is()).map_err(text)?;
-            check_healthy(&partition)?;
-            let (log_start, mut found) = read_kept(&partition).map_err(text)?;
-            let end = partition.committed().get().value();
-            // What an earlier check appended is not part of the history.
-            found.retain(|(_, sent)| sent.key != b"next");
-            let end = if append { end } else { found.last().map_or(end, |(offset, _)| offset + 1) };
-            track.check(&found, log_start, end, 1).map_err(|why| format!("{}: {why}; {:?}", track.id, sketch(&found)))?;
-            if append {
-                for _ in 0..3 {
-                    let next = Request::new(vec![Sent { key: b"next".to_vec(), value: None }]);
-                    partition.try_append(next.proposal()).and_then(Ticket::wait).map_err(text)?;
-                }
+/// A start after a kill, and one after the power failed in that life.
+fn restart_twice(killed: &SimDisk, tracks: &[Track], seed: u64) -> Verdict {
+    let found = restart(killed, tracks, true).map_err(|why| format!("in the next process: {why}"))?;
+    let lost_power = killed.crash(seed);
+    let again = restart(&lost_power, tracks, false).map_err(|why| format!("when the power fails in the next process: {why}"))?;
+    ensure!(found == again, "the next process had {found:?} records, {again:?} survived it");
+    Ok(())
+}
+
+/// A start on `disk`; gives how many records each partition then has.
+fn restart(disk: &SimDisk, tracks: &[Track], append: bool) -> Result<Vec<usize>, String> {
+    let text = |error: Error| error.to_string();
+    let log = Log::open_on(Arc::new(disk.clone()), DIR.as_ref(), options(), None).map_err(text)?;
+    let mut counts = Vec::new();
+    for track in tracks {
+        let partition = log.open_partition_with(track.id, track.options_as_it_is()).map_err(text)?;
+        check_healthy(&partition)?;
+        let (log_start, mut found) = read_kept(&partition).map_err(text)?;
+        let end = partition.committed().get().value();
+        // What an earlier check appended is not part of the history.
+        found.retain(|(_, sent)| sent.key != b"next");
+        let end = if append { end } else { found.last().map_or(end, |(offset, _)| offset + 1) };
+        track.check(&found, log_start, end, 1).map_err(|why| format!("{}: {why}; {:?}", track.id, sketch(&found)))?;
+        if append {
+            for _ in 0..3 {
+                let next = Request::new(vec![Sent { key: b"next".to_vec(), value: None }]);
+                partition.try_append(next.proposal()).and_then(Ticket::wait).map_err(text)?;
             }
-            counts.push(read_kept(&partition).map_err(text)?.1.len());
         }
-        Ok(counts)
+        counts.push(read_kept(&partition).map_err(text)?.1.len());
     }
+    Ok(counts)
 }
 
 fn run(seed: u64, fault: Fault) -> Result<Outcome, String> {
@@ -247,8 +258,17 @@ fn run(seed: u64, fault: Fault) -> Result<Outcome, String> {
             for partition in healthy {
                 let small = Request::new(vec![Sent { key: b"key 0".to_vec(), value: Some(vec![0; 5_000]) }]);
                 let at = run.partitions.iter().position(|other| Arc::ptr_eq(other, partition)).unwrap();
-                let appended = partition.try_append(small.proposal()).and_then(Ticket::wait);
-                let appended = appended.map_err(|error| format!("there is room again, and {} says {error}", partition.id()))?;
+                // The next segment is tried again a moment after it could not be made.
+                let give_up = logcore::sys::clock::monotonic() + Duration::from_secs(60);
+                let appended = loop {
+                    match partition.try_append(small.proposal()).and_then(Ticket::wait) {
+                        Ok(appended) => break appended,
+                        Err(error) if logcore::sys::clock::monotonic() > give_up => {
+                            return Err(format!("there is room again, and {} says {error}", partition.id()));
+                        }
+                        Err(_) => std::thread::yield_now(),
+                    }
+                };
                 let answered = Request { base: Some(appended.base_offset.value()), mark: 1, ..small };
                 run.next[at] += 1;
                 run.tracks[at].requests.push(answered);
@@ -306,4 +326,46 @@ fn a_full_disk_at_any_operation_refuses_and_resumes() {
 fn an_operation_that_finds_no_space_fences_only_if_it_wrote_to_a_segment() {
     let (reached, poisoned, _) = fail_each("ENOSPC once", |at| Fault::Once(at, ENOSPC));
     assert!(poisoned > 0 && poisoned < reached);
+}
+
+/// A process is killed with writes under way: some are in the page cache, as a whole or in part, and not on the medium. The next
+/// process may serve them only if no power failure can take them back.
+fn kill(seed: u64) -> Verdict {
+    let (sim, mut dice) = (SimDisk::new(), Dice::new(seed));
+    sim.set_writes_in_flight_max(dice.between(1, 5));
+    let log = Log::open_on(Arc::new(sim.clone()), DIR.as_ref(), options(), None).unwrap();
+    let mut track = tracks().remove(0);
+    let partition = log.open_partition_with(track.id, track.options.clone()).unwrap();
+    sim.hold_completions(true);
+    let (mut next, mut open) = (0, Vec::new());
+    for step in 0..dice.between(5, 60) {
+        let value = vec![u8::try_from(step).unwrap(); dice.between(20, 3_000)];
+        let mut request = Request::new(vec![Sent { key: format!("{step}").into_bytes(), value: Some(value) }]);
+        open.push((step, partition.try_append(request.proposal()).unwrap()));
+        (request.base, next) = (Some(next), next + 1);
+        track.requests.push(request);
+        if dice.one_in(3) {
+            sim.hold_completions(false);
+            sim.release(dice.roll());
+            for (step, ticket) in open.drain(..) {
+                ticket.wait().unwrap();
+                track.requests[step].mark = 1;
+            }
+            sim.hold_completions(true);
+        } else if dice.one_in(4) {
+            sim.wait_held(1);
+        } else {
+            sim.release_one(dice.roll());
+        }
+    }
+    track.settle()?;
+    restart_twice(&sim.killed(seed), &[track], seed)
+}
+
+#[test]
+fn what_a_killed_process_was_writing_is_made_durable_or_not_served() {
+    let kills = from_env("HEADWATER_TORTURE_FAULTS").unwrap_or(2_000);
+    for seed in seed()..seed() + kills {
+        kill(seed).unwrap_or_else(|why| panic!("HEADWATER_SEED={seed}: {why}"));
+    }
 }

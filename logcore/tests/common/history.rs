@@ -149,7 +149,8 @@ impl Track {
             if slot.offset < log_start {
                 continue;
             }
-            let superseded = || slot.sent.value.is_none() || newest.get(&slot.sent.key[..]).is_some_and(|last| *last > slot.offset);
+            let superseded =
+                || slot.sent.value.is_none() || newest.get(&slot.sent.key[..]).is_some_and(|last| *last > slot.offset);
             if compacts && slot.offset < end && superseded() {
                 continue;
             }
