@@ -488,7 +488,7 @@ impl Partition {
     fn enqueue(&self, proposal: Proposal, permit: OwnedSemaphorePermit, since: Instant, deadline: Instant) -> Result<Ticket> {
         let (reply, answer) = oneshot::channel();
         let message = Message::Append(self.slot, Offer { proposal, reply, since, deadline, permit });
-        // The queue has a place for every permit, so this does not block.
+        // Permits bound the queue, so this does not block.
         self.mailbox.queue.send(message).map_err(|_| Error::Closed { partition: self.id() })?;
         Ok(Ticket { partition: self.id(), reply: answer })
     }

@@ -333,6 +333,17 @@ impl Segment {
         Ok(Footer::decode(&frame.body).filter(|footer| frame.header.kind == FrameKind::Seal && says_so(footer)))
     }
 
+    /// Makes durable what a process that was stopped may have left in the system's memory only: all that no flush frame calls
+    /// durable. Where a footer can be found, everything in front of it was durable before.
+    pub fn make_durable(&self) -> Result<()> {
+        let file = self.file()?;
+        if self.read_footer(file.as_ref())?.is_some() {
+            return Ok(());
+        }
+        let found = recovery::scan(file.as_ref(), self.base_offset, None, None)?;
+        recovery::write_again(file.as_ref(), found.durable_until, found.meta.end.position).map(drop)
+    }
+
     /// Writes what is known of an active segment beside it, for the start after a clean stop.
     pub fn save_index(&self, producers: &Producers) -> Result<()> {
         let footer = self.with_meta(|meta| meta.to_footer(self.base_offset, producers.clone()))?;

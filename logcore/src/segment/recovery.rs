@@ -4,6 +4,8 @@
 //! [`scan`] is the torn-or-corrupt rule: a bad frame at or below W, the highest index any whole flush frame calls durable, is
 //! corruption and stays; above W the log ended there and the rest is a torn write that nobody was promised.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 
 use super::SegmentMeta;
@@ -14,7 +16,7 @@ use crate::error::Result;
 use crate::frame::batch::producer_of;
 use crate::frame::header::{MAGIC, NUMBER_MAX};
 use crate::frame::{Frame, FrameHeader, FrameKind, HEADER_BYTES};
-use crate::io::DiskFile;
+use crate::io::{DiskFile, Durability};
 use crate::types::{Offset, RaftIndex, Term, index};
 
 /// Read from the disk at once.
@@ -151,6 +153,10 @@ pub(crate) struct Scan {
     pub corrupt: Vec<Damage>,
     /// Bytes above W that are not frames: a write that was torn.
     pub torn: Option<Damage>,
+    /// Everything in front of this place is called durable by a flush frame further on.
+    pub durable_until: u64,
+    /// The flush frames behind it: the last entry in front of each, and where it ends.
+    unproven: VecDeque<(RaftIndex, u64)>,
 }
 
 /// Gives bytes from a position: so many, or what there is.
@@ -236,6 +242,8 @@ pub(crate) fn scan(file: &dyn DiskFile, base_offset: Offset, before: Option<&Bef
         link: before.map_or(Link::Placed, |before| before.link),
         corrupt: Vec::new(),
         torn: None,
+        durable_until: 0,
+        unproven: VecDeque::new(),
     };
     let chain = if before.is_some() { Link::Chained } else { Link::Numbered };
     while !scan.meta.sealed && scan.meta.end.position + HEADER_BYTES as u64 <= scanner.len {
@@ -322,7 +330,30 @@ fn follow(scan: &mut Scan, frame: &Frame, crc: u32, chain: Link) -> Result<(), &
         && body.position == end.position
     {
         end.ceiling = end.ceiling.max(body.ceiling);
+        while let Some((_, until)) = scan.unproven.pop_front_if(|(last, _)| *last <= body.durable) {
+            scan.durable_until = until;
+        }
+        scan.unproven.push_back((end.raft_index, end.position + u64::from(header.frame_bytes)));
     }
     end.position += u64::from(header.frame_bytes);
     Ok(())
+}
+
+/// Writes what stands in `from..until` once more, and makes it durable; whether there was anything.
+///
+/// A sync alone would not do for what a process leaves behind: after one that failed, the system takes pages for clean that never
+/// reached the medium, and reads them back as if nothing were wrong.
+pub(crate) fn write_again(file: &dyn DiskFile, from: u64, until: u64) -> Result<bool> {
+    let mut at = from;
+    while at < until {
+        let piece = file.read(at, READ_BYTES.min(index(until - at)))?;
+        if piece.is_empty() {
+            break;
+        }
+        let next = at + piece.len() as u64;
+        file.write(at, &[piece], Durability::None)?;
+        at = next;
+    }
+    file.sync()?;
+    Ok(at > from)
 }
