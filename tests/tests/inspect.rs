@@ -54,7 +54,7 @@ fn the_exit_code_tells_whole_damaged_and_absent_apart() {
     let data = tempfile::tempdir().unwrap();
     let mut server = Server::start(data.path());
     let _ = server.sql("CREATE STREAM commits");
-    assert_eq!(server.post("/v1/streams/commits/records", "application/x-ndjson", commit_lines(0..10).as_bytes()).status, 200);
+    assert_eq!(server.post("/v1/streams/commits/records", "application/x-ndjson", commit_lines(0..400).as_bytes()).status, 200);
     assert_eq!(server.terminate(), Some(0));
 
     let path = segment(data.path());

@@ -38,13 +38,17 @@ fn golden(name: &str, printed: &str) {
     assert_eq!(printed, expected, "golden/{name} is something else");
 }
 
-/// A partition with two segments, the same at every run, after a clean stop.
+/// A partition with one segment or two, the same at every run, after a clean stop.
 struct Written {
     folder: TemporaryFolder,
 }
 
 impl Written {
     fn new() -> Self {
+        Self::with_batches(6)
+    }
+
+    fn with_batches(batches: u32) -> Self {
         let folder = TemporaryFolder::create("headwater-inspect-test").unwrap();
         let options = LogOptions {
             reserve_bytes: 0,
@@ -53,7 +57,7 @@ impl Written {
         };
         let log = Log::open(folder.path(), options).unwrap();
         let partition = log.open_partition(PartitionRef::new(StreamId::FIRST_USER, 0)).unwrap();
-        for n in 0..6_u32 {
+        for n in 0..batches {
             let mut builder = BatchBuilder::new();
             let values = [format!("{{\"n\": {n}}}\n").into_bytes(), vec![u8::try_from(n).unwrap(); 1_500]];
             for (at, value) in values.iter().enumerate() {
@@ -95,7 +99,7 @@ fn a_whole_segment_is_printed_in_every_form() {
         golden(name, &printed);
         if form == "json" {
             let document: Value = serde_json::from_str(&printed).unwrap();
-            assert_eq!(document["summary"]["records"], 10);
+            assert_eq!(document["summary"]["records"], 12);
         }
         if form == "ndjson" {
             printed.lines().for_each(|line| assert!(serde_json::from_str::<Value>(line).unwrap().is_object()));
@@ -107,6 +111,14 @@ fn a_whole_segment_is_printed_in_every_form() {
     let identity = std::fs::read_to_string(written.folder.path().join("identity")).unwrap();
     let identity: Value = serde_json::from_str(&identity).unwrap();
     assert!(!printed.contains(identity["cluster"].as_str().unwrap()));
+}
+
+#[test]
+fn a_sealed_segment_is_printed_with_its_footer() {
+    let written = Written::with_batches(12);
+    let (printed, whole) = inspect(&["segment", text(&written.file("00000000000000000000.seg"))]).unwrap();
+    assert!(whole && printed.contains("sealed    yes"), "{printed}");
+    golden("sealed.txt", &printed);
 }
 
 #[test]
@@ -127,7 +139,7 @@ fn damage_is_printed_with_its_place_and_what_it_means() {
     let document: Value = serde_json::from_str(&document).unwrap();
     assert_eq!(document["summary"]["damage"][0]["promised"], true);
     let (records, whole) = inspect(&["segment", "--records", text(&path)]).unwrap();
-    assert!(!whole && records.lines().count() == 8 && !records.contains("\"n\": 1"), "{records}");
+    assert!(!whole && records.lines().count() == 10 && !records.contains("\"n\": 1"), "{records}");
 
     // Cut off within the third batch.
     let path = written.twin(|content| content.truncate(2 * 4_096 + 100));
