@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::unbounded;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
@@ -31,11 +31,8 @@ use crate::types::{PartitionRef, StreamId};
 
 /// The version of everything in a data folder.
 pub const FORMAT_VERSION: u32 = 1;
-/// Partitions one log takes: a bound for the completion queues.
+/// Partitions one log takes.
 const PARTITIONS_MAX: usize = 16_384;
-
-/// Writes, a trailer and two files a partition may be under way at once.
-const COMPLETIONS_MAX: usize = 8 * PARTITIONS_MAX;
 
 /// The database's own streams are small and there in every folder.
 const INTERNAL_SEGMENT_BYTES: u64 = 16 << 20;
@@ -140,9 +137,10 @@ impl Log {
         let (mut owners, mut threads) = (Vec::new(), Vec::new());
         for n in 0..options.owners.max(1) {
             let permits = (options.queue_bytes_max / PERMIT_BYTES).max(owner::BATCH_BYTES_MAX / PERMIT_BYTES + 1);
-            // A place for every permit, for attaching and for detaching: sending never blocks.
-            let (queue, messages) = bounded(permits + 2 * PARTITIONS_MAX);
-            let (tell, finished) = bounded(COMPLETIONS_MAX);
+            // Bounded without a number here, which would be paid for in memory ahead: a message needs a permit, or is one of the
+            // few of its partition's life; a completion belongs to one of the few things a partition has under way.
+            let (queue, messages) = unbounded();
+            let (tell, finished) = unbounded();
             let owner = Owner::new(Arc::clone(&arena), tell);
             let body = move || owner.run(&messages, &finished);
             threads.push(thread::spawn(&format!("owner-{n}"), body).map_err(Error::io("starting thread", "owner"))?);

@@ -29,6 +29,7 @@ use crate::append::finishing::Finishing;
 use crate::append::tracking::Tracking;
 use crate::catalog::materializer::{Catalog, encode};
 use crate::catalog::{CatalogRecord, CatalogState, StreamDef, TableDef, TableKind};
+use crate::cursors::CursorStore;
 use crate::cut;
 use crate::error::{Error, Result, sqlstate};
 use crate::position::Cut;
@@ -110,6 +111,7 @@ struct Inner {
     catalog_task: Arc<Task>,
     views: Views,
     tracking: Tracking,
+    cursors: CursorStore,
     session: SessionState,
     ddl: Mutex<()>,
     handle: Handle,
@@ -156,6 +158,7 @@ impl Database {
         let task = driver.attach("_catalog", &definitions, Box::new(materializer), &dir, TaskOptions::default())?;
         let partition = options.log.partition.clone();
         let views = Views::new(Arc::clone(&log), Arc::clone(&driver), session.clone(), rows, partition);
+        let cursors = CursorStore::open(&log);
         let handle = runtime.handle().clone();
         let inner = Inner {
             options,
@@ -165,6 +168,7 @@ impl Database {
             catalog_task: Arc::clone(&task),
             views,
             tracking: Tracking::default(),
+            cursors,
             session,
             ddl: Mutex::new(()),
             handle: handle.clone(),
@@ -191,6 +195,7 @@ impl Database {
                 }
             }
         }
+        self.settle_cursors().await;
         for table in catalog.all_tables() {
             if table.is_hidden() {
                 self.tracking().start_with(table.stream().value());
@@ -249,6 +254,10 @@ impl Database {
 
     pub(crate) fn tracking(&self) -> &Tracking {
         &self.inner.tracking
+    }
+
+    pub(crate) fn cursor_store(&self) -> &CursorStore {
+        &self.inner.cursors
     }
 
     pub(crate) fn session(&self) -> &SessionState {
@@ -547,6 +556,7 @@ impl Database {
         if let TaskState::Stopped(reason) = self.inner.catalog_task.state() {
             waits.push(format!("the catalog stopped: {reason}"));
         }
+        waits.extend(self.cursor_store().failure().map(str::to_owned));
         for stream in self.catalog().streams() {
             for partition in 0..stream.partitions {
                 match self.log().partition(PartitionRef::new(StreamId::new(stream.id), partition)).map(|log| log.health()) {

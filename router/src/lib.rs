@@ -17,6 +17,7 @@
 pub mod answer;
 pub mod append;
 pub mod catalog;
+pub mod cursors;
 pub mod cut;
 pub mod database;
 pub mod define;
@@ -42,6 +43,7 @@ pub use answer::{
     RebuildInfo, Rows, SqlAnswer, SqlRequest, StoredRecord, StreamInfo, StreamTotals, ViewInfo, ViewPartitionInfo,
 };
 pub use append::AppendError;
+pub use cursors::CursorInfo;
 pub use database::{Database, DatabaseOptions, Limits};
 pub use datafusion::{arrow, parquet};
 pub use error::{Error, Result, sqlstate};

@@ -1,4 +1,4 @@
-//! `SHOW STREAMS`, `SHOW TABLES`, `SHOW VIEWS`: the pictures of streams and views as rows.
+//! `SHOW STREAMS`, `SHOW TABLES`, `SHOW VIEWS`, `SHOW CURSORS`: the pictures of streams, views and cursors as rows.
 
 use std::sync::Arc;
 
@@ -97,5 +97,23 @@ pub fn views(database: &Database) -> Result<SqlAnswer> {
         ("dead_letters", number(views.iter().map(|view| Some(view.dead_letters)))),
         ("rebuild", text(views.iter().map(rebuild))),
         ("reason", text(views.iter().map(|view| view.reason.clone()))),
+    ])
+}
+
+/// `SHOW CURSORS`
+///
+/// # Errors
+/// When the cursors did not open.
+pub fn cursors(database: &Database) -> Result<SqlAnswer> {
+    let cursors = database.cursors(None)?;
+    let numbers = |of: fn(&crate::CursorInfo) -> u64| number(cursors.iter().map(|cursor| Some(of(cursor))));
+    answer(vec![
+        ("name", text(cursors.iter().map(|cursor| Some(cursor.name.clone())))),
+        ("stream", text(cursors.iter().map(|cursor| Some(cursor.stream.clone())))),
+        ("partition", numbers(|cursor| u64::from(cursor.partition))),
+        ("offset", numbers(|cursor| cursor.offset)),
+        ("end_offset", numbers(|cursor| cursor.end_offset)),
+        ("log_start", numbers(|cursor| cursor.log_start)),
+        ("lag_records", numbers(|cursor| cursor.lag_records)),
     ])
 }

@@ -210,6 +210,8 @@ pub(crate) struct Shared {
     pub of: Arc<SegmentsOf>,
     pub arena: Arc<Arena>,
     options: RwLock<PartitionOptions>,
+    /// How often they were changed.
+    option_changes: AtomicU64,
     pub reserve_bytes: u64,
     segments: RwLock<Vec<Arc<Segment>>>,
     pub tail: Arc<RwLock<Tail>>,
@@ -250,6 +252,11 @@ impl Shared {
 
     pub fn set_options(&self, options: PartitionOptions) {
         *self.options.write().expect("no code panics inside") = options;
+        self.option_changes.fetch_add(1, Ordering::Release);
+    }
+
+    pub fn option_changes(&self) -> u64 {
+        self.option_changes.load(Ordering::Acquire)
     }
 
     pub fn write_error(&self) -> Option<Error> {
@@ -481,7 +488,7 @@ impl Partition {
     fn enqueue(&self, proposal: Proposal, permit: OwnedSemaphorePermit, since: Instant, deadline: Instant) -> Result<Ticket> {
         let (reply, answer) = oneshot::channel();
         let message = Message::Append(self.slot, Offer { proposal, reply, since, deadline, permit });
-        // The queue has a place for every permit, so this does not block.
+        // Permits bound the queue, so this does not block.
         self.mailbox.queue.send(message).map_err(|_| Error::Closed { partition: self.id() })?;
         Ok(Ticket { partition: self.id(), reply: answer })
     }

@@ -5,12 +5,12 @@
 //! # Crash safety
 //! After a clean stop nothing is scanned but what is small. Otherwise the newest segment is read as a whole by
 //! `segment::recovery`: what is torn above the durable watermark is trimmed, durably, before anything is appended; what is damaged
-//! below it stays as it is and the partition takes no writes. Either way the file is synced before its content is served, since a
-//! killed process may have left acknowledged-looking bytes in the page cache only. A rotation that was cut off can leave an empty
-//! newest file behind one that is not sealed: it is removed, and the one before is the newest.
+//! below it stays as it is and the partition takes no writes. What no flush frame calls durable is written again and synced before
+//! it is served: a killed process, or one whose sync failed, may have left it in the page cache only. A rotation that was cut off
+//! can leave an empty newest file behind one that is not sealed: it is removed, and the one before is the newest.
 
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};
 
 use bytes::Bytes;
@@ -21,14 +21,14 @@ use super::owner::Message;
 use super::{CleanState, Health, Mailbox, Partition, PartitionOptions, Reads, Shared};
 use crate::error::{Error, Result};
 use crate::frame::HEADER_BYTES;
-use crate::io::{DiskIo, Durability};
+use crate::io::{DiskFile, DiskIo, Durability};
 use crate::keeper::Bell;
 use crate::partition::watermark::Watermark;
 use crate::ram::arena::Arena;
 use crate::ram::tail::Tail;
 use crate::segment::active::closing_flush;
 use crate::segment::recent::Recent;
-use crate::segment::recovery::{Before, Scan, scan};
+use crate::segment::recovery::{Before, Scan, scan, write_again};
 use crate::segment::{Producers, Segment, SegmentEnd, SegmentMeta, SegmentsOf};
 use crate::types::{Offset, PartitionRef};
 
@@ -67,6 +67,7 @@ impl Opening<'_> {
             of,
             arena: self.arena,
             options: RwLock::new(self.options),
+            option_changes: AtomicU64::new(0),
             reserve_bytes: self.reserve_bytes,
             segments: RwLock::new(segments),
             tail: Arc::new(RwLock::new(Tail::default())),
@@ -101,6 +102,13 @@ fn find_segments(of: &Arc<SegmentsOf>) -> Result<Vec<Arc<Segment>>> {
     }
     let bases = names.iter().filter_map(|name| Segment::parse_file_name(name));
     let segments: Vec<Arc<Segment>> = bases.map(|base| Segment::at(of, base)).collect();
+    // What a clean stop left beside a segment that is sealed by now.
+    let newest_index = segments.last().map(|newest| newest.index_path());
+    for path in names.iter().filter(|name| name.ends_with(".idx")).map(|name| of.dir.join(name)) {
+        if newest_index.as_ref() != Some(&path) {
+            of.io.remove(&path)?;
+        }
+    }
     for pair in segments.windows(2) {
         pair[0].followed_by(pair[1].base_offset);
     }
@@ -124,19 +132,24 @@ fn open_newest(of: &Arc<SegmentsOf>, segments: &mut Vec<Arc<Segment>>, clean: Op
         if let Some(footer) = newest.read_footer(newest.file()?.as_ref())? {
             return opened_sealed(newest, SegmentMeta::of_footer(footer));
         }
+        let blank = is_blank(newest)?;
+        // A segment takes its first byte when the one before is durable; while it has none, nobody has said so.
+        if let Some(before) = before.filter(|_| blank) {
+            before.make_durable()?;
+        }
         let standing_in_front = match before {
             Some(before) => before.before_next()?,
             None => Before::nothing(newest.base_offset),
         };
         let follows = standing_in_front.end.offset == newest.base_offset;
-        if !follows && before.is_some() && is_blank(newest)? {
+        if !follows && before.is_some() && blank {
             tracing::info!(partition = %of.partition, file = %newest.path().display(), "removed an empty segment that was begun and never used");
             of.io.remove(newest.path())?;
             let base_offset = segments.pop().map_or(Offset::ZERO, |gone| gone.base_offset);
             drop_follower(of, segments, base_offset);
             continue;
         }
-        return open_scanned(of, newest, before, &standing_in_front);
+        return open_scanned(of, newest, &standing_in_front);
     }
 }
 
@@ -195,23 +208,29 @@ fn opened_sealed(newest: &Arc<Segment>, (meta, producers): (SegmentMeta, Produce
     Ok(Found { opened, health: Health::Healthy })
 }
 
-fn open_scanned(
-    of: &Arc<SegmentsOf>,
-    newest: &Arc<Segment>,
-    segment_before: Option<&Arc<Segment>>,
-    before: &Before,
-) -> Result<Found> {
-    let follows = before.end.offset == newest.base_offset;
-    let file = newest.file()?;
-    let mut found = scan(file.as_ref(), newest.base_offset, Some(before).filter(|_| follows), None)?;
-    let mut health = Health::Healthy;
+/// What stands in the newest segment.
+fn scan_newest(newest: &Segment, file: &dyn DiskFile, before: Option<&Before>) -> Result<Scan> {
+    let found = scan(file, newest.base_offset, before, None)?;
     if found.torn.is_some() {
         // Inside a compacted segment the chain breaks, which must not be taken for a tear.
-        let unchained = scan(file.as_ref(), newest.base_offset, None, None)?;
+        let unchained = scan(file, newest.base_offset, None, None)?;
         if unchained.meta.compacted && unchained.torn.is_none() {
-            found = unchained;
+            return Ok(unchained);
         }
     }
+    Ok(found)
+}
+
+fn open_scanned(of: &Arc<SegmentsOf>, newest: &Arc<Segment>, before: &Before) -> Result<Found> {
+    let follows = before.end.offset == newest.base_offset;
+    let file = newest.file()?;
+    let scan_it = || scan_newest(newest, file.as_ref(), Some(before).filter(|_| follows));
+    let mut found = scan_it()?;
+    if follows && found.corrupt.is_empty() && write_again(file.as_ref(), found.durable_until, found.meta.end.position)? {
+        // The file and the system's memory of it agree from here on; what they agree on is what was written.
+        found = scan_it()?;
+    }
+    let mut health = Health::Healthy;
     if !follows {
         let reason = format!(
             "the segment before {} ends at offset {}, records up to {} are missing",
@@ -250,10 +269,6 @@ fn open_scanned(
         file.write(at, &[flush.into()], Durability::Data)?;
     }
     file.sync()?;
-    // A segment takes its first byte when the one before is durable; while it has none, nobody has said so.
-    if let Some(segment_before) = segment_before.filter(|_| found.meta.end.position == 0) {
-        segment_before.file()?.sync()?;
-    }
     let (end, previous_hash, newest_bytes) = (found.meta.end, found.meta.previous_hash, file.len_bytes()?);
     newest.set_meta(found.meta);
     let active = Some((Arc::clone(newest), newest_bytes));

@@ -10,11 +10,12 @@
 //! # Crash safety
 //! Files go oldest first: a crash in between leaves a log that starts earlier, never one with a hole.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Hold, Retention, Shared};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::segment::Segment;
 use crate::types::{Offset, TimestampMillis};
 
@@ -107,12 +108,21 @@ impl Shared {
         let _changing = self.changing.lock().expect("no code panics inside");
         let Some(segment) = self.segment_at(base_offset).filter(|_| !self.is_closing()) else { return Ok(()) };
         segment.retire();
-        let removed = self.io().remove(segment.path()).and_then(|()| self.io().remove(&segment.index_path()));
-        match &removed {
-            Ok(()) => self.remove_segment(base_offset),
-            Err(_) => self.replace_segment(segment.again()),
+        let removed = self.io().remove(segment.path());
+        if removed.is_ok() || self.is_gone(&segment) {
+            self.remove_segment(base_offset);
+        } else {
+            self.replace_segment(segment.again());
         }
+        // What a clean stop may have left beside it; the next start removes what can't be removed now.
+        let _ = self.io().remove(&segment.index_path());
         removed
+    }
+
+    /// Whether a segment's file went although removing it failed: only that this is durable could then not be had.
+    fn is_gone(&self, segment: &Segment) -> bool {
+        let opened = self.io().open(segment.path());
+        matches!(opened, Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound)
     }
 }
 

@@ -1,7 +1,8 @@
 //! A segment: a contiguous run of frames of one partition in one file, and its index.
 //!
 //! [`active`] appends to the newest one, [`recovery`] reads one back after an unclean stop, [`footer`] is what a sealed one says
-//! of itself, [`compact`] rewrites sealed ones. `partition` owns the list of them.
+//! of itself, [`compact`] rewrites sealed ones, [`inspect`] shows
+//! one to people. `partition` owns the list of them.
 //!
 //! # Invariants
 //! - A sealed file is never written again. Compaction puts another file in its place and another [`Segment`] in the list; whoever
@@ -12,6 +13,7 @@ pub(crate) mod active;
 pub(crate) mod compact;
 pub(crate) mod footer;
 pub(crate) mod index;
+pub mod inspect;
 mod producers;
 pub(crate) mod recent;
 pub(crate) mod recovery;
@@ -252,7 +254,7 @@ impl Segment {
         self.facts.get().map(|facts| facts.end.position).or(active)
     }
 
-    pub fn index_path(&self) -> PathBuf {
+    pub(crate) fn index_path(&self) -> PathBuf {
         self.path.with_extension("idx")
     }
 
@@ -329,6 +331,17 @@ impl Segment {
         let Found::Frame(frame, _) = take_frame(&raw, Verify::All) else { return Ok(None) };
         let says_so = |footer: &Footer| footer.base_offset == self.base_offset && footer.end.position == trailer.seal_at;
         Ok(Footer::decode(&frame.body).filter(|footer| frame.header.kind == FrameKind::Seal && says_so(footer)))
+    }
+
+    /// Makes durable what a process that was stopped may have left in the system's memory only: all that no flush frame calls
+    /// durable. Where a footer can be found, everything in front of it was durable before.
+    pub fn make_durable(&self) -> Result<()> {
+        let file = self.file()?;
+        if self.read_footer(file.as_ref())?.is_some() {
+            return Ok(());
+        }
+        let found = recovery::scan(file.as_ref(), self.base_offset, None, None)?;
+        recovery::write_again(file.as_ref(), found.durable_until, found.meta.end.position).map(drop)
     }
 
     /// Writes what is known of an active segment beside it, for the start after a clean stop.

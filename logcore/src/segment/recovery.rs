@@ -4,6 +4,8 @@
 //! [`scan`] is the torn-or-corrupt rule: a bad frame at or below W, the highest index any whole flush frame calls durable, is
 //! corruption and stays; above W the log ended there and the rest is a torn write that nobody was promised.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 
 use super::SegmentMeta;
@@ -14,7 +16,7 @@ use crate::error::Result;
 use crate::frame::batch::producer_of;
 use crate::frame::header::{MAGIC, NUMBER_MAX};
 use crate::frame::{Frame, FrameHeader, FrameKind, HEADER_BYTES};
-use crate::io::DiskFile;
+use crate::io::{DiskFile, Durability};
 use crate::types::{Offset, RaftIndex, Term, index};
 
 /// Read from the disk at once.
@@ -151,28 +153,42 @@ pub(crate) struct Scan {
     pub corrupt: Vec<Damage>,
     /// Bytes above W that are not frames: a write that was torn.
     pub torn: Option<Damage>,
+    /// Everything in front of this place is called durable by a flush frame further on.
+    pub durable_until: u64,
+    /// The flush frames behind it: the last entry in front of each, and where it ends.
+    unproven: VecDeque<(RaftIndex, u64)>,
 }
 
-struct Scanner<'a> {
-    file: &'a dyn DiskFile,
+/// Gives bytes from a position: so many, or what there is.
+pub(crate) type ReadAt<'a> = &'a dyn Fn(u64, usize) -> Result<Bytes>;
+
+/// Looks into a segment through a window, so that a file of any length takes little memory.
+pub(crate) struct Scanner<'a> {
+    read: ReadAt<'a>,
     len: u64,
     window_at: u64,
     window: Bytes,
 }
 
-impl Scanner<'_> {
+impl<'a> Scanner<'a> {
+    /// Looks into `len` bytes.
+    pub fn new(read: ReadAt<'a>, len: u64) -> Self {
+        Self { read, len, window_at: 0, window: Bytes::new() }
+    }
+
     /// At least `bytes` from `at` on, or what the file has.
-    fn window(&mut self, at: u64, bytes: usize) -> Result<Bytes> {
+    pub fn window(&mut self, at: u64, bytes: usize) -> Result<Bytes> {
         let have = self.window_at + self.window.len() as u64;
         let want = (at + bytes as u64).min(self.len);
         if at < self.window_at || want > have {
-            self.window = self.file.read(at, bytes.max(READ_BYTES))?;
+            self.window = (self.read)(at, bytes.max(READ_BYTES))?;
             self.window_at = at;
         }
         Ok(self.window.slice(index(at - self.window_at)..))
     }
 
-    fn look(&mut self, at: u64) -> Result<Found> {
+    /// What stands at `at`.
+    pub fn look(&mut self, at: u64) -> Result<Found> {
         let found = take_frame(&self.window(at, HEADER_BYTES)?, Verify::All);
         let Found::NeedsBytes(bytes) = found else { return Ok(found) };
         if at + bytes as u64 > self.len {
@@ -182,10 +198,14 @@ impl Scanner<'_> {
     }
 
     /// The next place at or after `from` where a frame of `wanted` kinds stands whole.
-    fn seek(&mut self, from: u64, wanted: impl Fn(u64, &Frame) -> bool) -> Result<Option<u64>> {
+    pub fn seek(&mut self, from: u64, wanted: impl Fn(u64, &Frame) -> bool) -> Result<Option<u64>> {
         let mut at = from.next_multiple_of(8);
         while at + HEADER_BYTES as u64 <= self.len {
             let window = self.window(at, HEADER_BYTES)?;
+            if window.len() < HEADER_BYTES {
+                // The file became shorter meanwhile.
+                break;
+            }
             let candidate = window.chunks_exact(8).position(|eight| eight[..4] == MAGIC.to_le_bytes());
             match candidate {
                 None => at += (window.len() / 8 * 8) as u64,
@@ -212,7 +232,8 @@ impl Scanner<'_> {
 pub(crate) fn scan(file: &dyn DiskFile, base_offset: Offset, before: Option<&Before>, until: Option<u64>) -> Result<Scan> {
     let file_bytes = file.len_bytes()?;
     let len = until.map_or(file_bytes, |until| until.min(file_bytes));
-    let mut scanner = Scanner { file, len, window_at: 0, window: Bytes::new() };
+    let read = |at, len| file.read(at, len);
+    let mut scanner = Scanner::new(&read, len);
     let start = before.map_or_else(|| SegmentEnd::empty(base_offset), |before| before.end);
     let end = SegmentEnd { position: 0, ..start }.without_timestamps();
     let mut scan = Scan {
@@ -221,6 +242,8 @@ pub(crate) fn scan(file: &dyn DiskFile, base_offset: Offset, before: Option<&Bef
         link: before.map_or(Link::Placed, |before| before.link),
         corrupt: Vec::new(),
         torn: None,
+        durable_until: 0,
+        unproven: VecDeque::new(),
     };
     let chain = if before.is_some() { Link::Chained } else { Link::Numbered };
     while !scan.meta.sealed && scan.meta.end.position + HEADER_BYTES as u64 <= scanner.len {
@@ -307,7 +330,30 @@ fn follow(scan: &mut Scan, frame: &Frame, crc: u32, chain: Link) -> Result<(), &
         && body.position == end.position
     {
         end.ceiling = end.ceiling.max(body.ceiling);
+        while let Some((_, until)) = scan.unproven.pop_front_if(|(last, _)| *last <= body.durable) {
+            scan.durable_until = until;
+        }
+        scan.unproven.push_back((end.raft_index, end.position + u64::from(header.frame_bytes)));
     }
     end.position += u64::from(header.frame_bytes);
     Ok(())
+}
+
+/// Writes what stands in `from..until` once more, and makes it durable; whether there was anything.
+///
+/// A sync alone would not do for what a process leaves behind: after one that failed, the system takes pages for clean that never
+/// reached the medium, and reads them back as if nothing were wrong.
+pub(crate) fn write_again(file: &dyn DiskFile, from: u64, until: u64) -> Result<bool> {
+    let mut at = from;
+    while at < until {
+        let piece = file.read(at, READ_BYTES.min(index(until - at)))?;
+        if piece.is_empty() {
+            break;
+        }
+        let next = at + piece.len() as u64;
+        file.write(at, &[piece], Durability::None)?;
+        at = next;
+    }
+    file.sync()?;
+    Ok(at > from)
 }

@@ -1,6 +1,9 @@
 //! What the log's tests share: small segments, quick appends, reading everything back.
 #![allow(dead_code, clippy::unwrap_used, reason = "shared by several test programs")]
 
+pub mod dice;
+pub mod history;
+
 use std::sync::Arc;
 
 use logcore::frame::FrameKind;

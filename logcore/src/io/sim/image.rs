@@ -46,7 +46,7 @@ pub(in crate::io) fn lay_sectors(content: &mut Vec<u8>, at: usize, bytes: &[u8],
 }
 
 /// See the module docs.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Image {
     pub live: Vec<u8>,
     durable: Vec<u8>,

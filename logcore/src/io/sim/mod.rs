@@ -110,6 +110,38 @@ impl SimDisk {
         crashed
     }
 
+    /// What the next process finds when this one is killed: everything that was written, whether it is on the medium or not, and
+    /// of writes that are held back what the coin seeded by `seed` chooses. A power failure still loses what is not on the medium.
+    /// Nothing fails any more; this disk goes on as if nothing had happened.
+    #[must_use]
+    pub fn killed(&self, seed: u64) -> Self {
+        let mut coin = Coin::new(seed);
+        let state = self.state();
+        let mut copies: BTreeMap<*const Mutex<Image>, Arc<Mutex<Image>>> = BTreeMap::new();
+        for image in state.names.values().chain(state.durable_names.values()) {
+            let copy = || Arc::new(Mutex::new(image.lock().expect("a test that panicked ends here").clone()));
+            copies.entry(Arc::as_ptr(image)).or_insert_with(copy);
+        }
+        for write in state.held.iter().map(|held| &held.write) {
+            if let Some(copy) = sim_file(write).and_then(|file| copies.get(&Arc::as_ptr(file.image()))) {
+                let written = write.buffers.concat();
+                let part = [0, written.len() / 2, written.len()][coin.below(3)];
+                copy.lock().expect("a test that panicked ends here").write(index(write.at), &written[..part]);
+            }
+        }
+        let copied = |names: &Names| -> Names {
+            names.iter().map(|(path, image)| (path.clone(), Arc::clone(&copies[&Arc::as_ptr(image)]))).collect()
+        };
+        let killed = Self::new();
+        *killed.state() = State {
+            names: copied(&state.names),
+            durable_names: copied(&state.durable_names),
+            writes_in_flight_max: state.writes_in_flight_max,
+            ..State::default()
+        };
+        killed
+    }
+
     /// Operations of any kind so far, on the disk and its files.
     #[must_use]
     pub fn operations(&self) -> u64 {
