@@ -7,11 +7,12 @@ mod common;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::{append, options, value};
 use logcore::materialize::{Driver, DriverOptions, Materializer, Rejects, Task, TaskOptions, TaskState, ViewError};
 use logcore::partition::PartitionOptions;
+use logcore::sys::clock;
 use logcore::{AckClass, Batch, Log, Offset, Partition, PartitionRef, Retention, StreamId};
 
 /// Counts records. Each batch takes a permit from the gate, if there is one.
@@ -70,9 +71,9 @@ fn attach(driver: &Driver, partition: &Arc<Partition>, dir: &Path, gated: bool) 
 }
 
 fn until(what: &str, done: impl Fn() -> bool) {
-    let give_up = Instant::now() + Duration::from_secs(60);
+    let give_up = clock::monotonic() + Duration::from_secs(60);
     while !done() {
-        assert!(Instant::now() < give_up, "{what} did not happen");
+        assert!(clock::monotonic() < give_up, "{what} did not happen");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -144,7 +145,7 @@ fn a_view_that_retention_overtook_stops_and_says_so_and_a_new_one_begins_at_what
     let fresh = attach(&driver, &partition, dir.path(), false);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let (start, end) = (partition.log_start(), partition.committed().get());
-    runtime.block_on(fresh.task.visible_to(end, Instant::now() + Duration::from_secs(60))).unwrap();
+    runtime.block_on(fresh.task.visible_to(end, clock::monotonic() + Duration::from_secs(60))).unwrap();
     let applied = fresh.records.load(Ordering::Relaxed);
     assert!(applied > 0 && applied <= start.records_until(end), "{applied} of {start}..{end}");
     assert_eq!(fresh.task.state(), TaskState::Running);

@@ -158,6 +158,11 @@ impl Database {
     /// Unknown streams and partitions, records over their limit: nothing is appended then. What the log says of one partition,
     /// together with what was appended to others.
     pub async fn append_with(&self, stream: &str, request: AppendRequest) -> Result<AppendAnswer, AppendError> {
+        let appended = Box::pin(self.try_append(stream, request)).await;
+        appended.map_err(|failed| AppendError { error: self.named(failed.error), ..failed })
+    }
+
+    async fn try_append(&self, stream: &str, request: AppendRequest) -> Result<AppendAnswer, AppendError> {
         let catalog = self.catalog();
         let def = catalog.stream(stream)?;
         if def.is_internal() {

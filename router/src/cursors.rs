@@ -143,7 +143,7 @@ impl Place<'_> {
             error @ logcore::Error::TooManyCursors { .. } => {
                 Error::from(error).hint("delete those that nobody uses; GET /v1/cursors lists them")
             }
-            other => other.into(),
+            other => Error::from(other).with_names(|id| (id == self.def.id).then(|| self.def.name.clone())),
         }
     }
 }

@@ -31,7 +31,7 @@ use crate::catalog::materializer::{Catalog, encode};
 use crate::catalog::{CatalogRecord, CatalogState, StreamDef, TableDef, TableKind};
 use crate::cursors::CursorStore;
 use crate::cut;
-use crate::error::{Error, Result, sqlstate};
+use crate::error::{Error, Result, name_partitions, sqlstate};
 use crate::position::Cut;
 use crate::query::{self, Context};
 use crate::session;
@@ -272,6 +272,12 @@ impl Database {
         drop(self.inner.handle.spawn(work));
     }
 
+    /// An error of the log as people know it: its partitions by their streams' names.
+    pub(crate) fn named(&self, error: Error) -> Error {
+        let catalog = self.catalog();
+        error.with_names(|id| stream_name(&catalog, id))
+    }
+
     /// The definitions now.
     #[must_use]
     pub fn catalog(&self) -> Arc<CatalogState> {
@@ -315,6 +321,7 @@ impl Database {
         for (n, statement) in statements.into_iter().enumerate() {
             let context = Context { params: &request.params, wait: &request.wait, deadline: request.deadline };
             let answer = Box::pin(self.execute(statement, context)).await;
+            let answer = answer.map_err(|error| self.named(error));
             answers.push(answer.map_err(|error| match (several, error.hint_text()) {
                 (false, _) => error,
                 (true, hint) => {
@@ -379,7 +386,7 @@ impl Database {
             let views = catalog.tables().filter(|table| table.stream().value() == id);
             tables.extend(views.map(|table| TableUse { internal: table.name.clone(), name: table.name.clone(), as_of: None }));
         }
-        cut::choose(self, &Uses { tables, score: false }, cut, deadline).await.map(drop)
+        cut::choose(self, &Uses { tables, score: false }, cut, deadline).await.map(drop).map_err(|error| self.named(error))
     }
 
     /// Runs a search request against a document table: the answer's JSON, and the state it sees.
@@ -394,6 +401,17 @@ impl Database {
         deadline: Instant,
     ) -> Result<(Box<serde_json::value::RawValue>, Cut)> {
         let catalog = self.catalog();
+        if catalog.find_table(table).is_none() && catalog.find_stream(table).is_some() {
+            let message = format!("\"{table}\" is a stream, search needs a document table");
+            let views = catalog.tables().filter(|view| matches!(view.kind, TableKind::Document(_)));
+            let of_it = views.filter(|view| catalog.stream_by_id(view.stream()).is_some_and(|stream| stream.name == table));
+            let names: Vec<&str> = of_it.map(|view| view.name.as_str()).collect();
+            let hint = match &names[..] {
+                [] => format!("CREATE TABLE ... USING document WITH (search = '...') FROM STREAM {table}"),
+                names => format!("its document tables are {}", names.join(", ")),
+            };
+            return Err(Error::new(sqlstate::WRONG_OBJECT_TYPE, ErrorKind::Invalid, message).hint(hint));
+        }
         let def = Arc::clone(catalog.table(table)?);
         if !matches!(def.kind, TableKind::Document(_)) {
             let message = format!("table \"{table}\" is a {} table, search needs a document table", def.kind.name());
@@ -403,7 +421,7 @@ impl Database {
         let request: docstore::SearchRequest = serde_json::from_value(request)
             .map_err(|error| Error::invalid(format!("search request: {error}")).hint("see the HTTP reference, search request"))?;
         let uses = Uses { tables: vec![TableUse { internal: table.into(), name: table.into(), as_of: None }], score: false };
-        let chosen = cut::choose(self, &uses, wait, deadline).await?;
+        let chosen = cut::choose(self, &uses, wait, deadline).await.map_err(|error| self.named(error))?;
         let generation = Arc::clone(&chosen.generations[0]);
         let [part] = &generation.parts[..] else {
             return Err(Error::unsupported("a search request over a stream of several partitions is not supported yet")
@@ -472,7 +490,10 @@ impl Database {
     fn stream_info(&self, def: &StreamDef) -> StreamInfo {
         let partitions = (0..def.partitions).filter_map(|partition| {
             let log = self.log().partition(PartitionRef::new(StreamId::new(def.id), partition)).ok()?;
-            Some(PartitionInfo { partition, status: log.status() })
+            let mut status = log.status();
+            let named = |text: String| name_partitions(&text, |id| (id == def.id).then(|| def.name.clone()));
+            status.read_only = status.read_only.map(named);
+            Some(PartitionInfo { partition, status })
         });
         let partitions: Vec<PartitionInfo> = partitions.collect();
         let kept = def.options.partition(&self.options().log.partition);
@@ -545,6 +566,7 @@ impl Database {
                 committed: task.partition().committed().get().value(),
             });
         }
+        info.reason = info.reason.map(|reason| name_partitions(&reason, |id| stream_name(&self.catalog(), id)));
         info.rebuild = view.building().map(|building| rebuild_info(&building));
         info
     }
@@ -602,6 +624,10 @@ impl Database {
     pub fn identity(&self) -> logcore::log::Identity {
         self.log().identity().clone()
     }
+}
+
+fn stream_name(catalog: &CatalogState, id: u32) -> Option<String> {
+    catalog.stream_by_id(StreamId::new(id)).map(|def| def.name.clone())
 }
 
 fn state(view: &View, serving: &Generation) -> (&'static str, Option<String>) {

@@ -98,6 +98,12 @@ impl Error {
         self
     }
 
+    /// With names in the place of the numbers by which the log knows streams.
+    #[must_use]
+    pub(crate) fn with_names(self, name: impl Fn(u32) -> Option<String>) -> Self {
+        Self { message: name_partitions(&self.message, name), ..self }
+    }
+
     /// The SQLSTATE.
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -136,6 +142,31 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// Writes `commits/0` where the log, which knows no names, wrote `stream 17 partition 0`. A stream without a name stays a number.
+pub(crate) fn name_partitions(text: &str, name: impl Fn(u32) -> Option<String>) -> String {
+    let number = |text: &str| text.split(|ch: char| !ch.is_ascii_digit()).next().unwrap_or_default().to_owned();
+    let (mut out, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(at) = rest.find("stream ") {
+        let (before, found) = rest.split_at(at);
+        out.push_str(before);
+        let stream = number(&found["stream ".len()..]);
+        let behind = &found["stream ".len() + stream.len()..];
+        let partition = behind.strip_prefix(" partition ").map(number).filter(|partition| !partition.is_empty());
+        match (partition, stream.parse().ok().and_then(&name)) {
+            (Some(partition), Some(name)) => {
+                out.push_str(&format!("{name}/{partition}"));
+                rest = &behind[" partition ".len() + partition.len()..];
+            }
+            _ => {
+                out.push_str("stream ");
+                rest = &found["stream ".len()..];
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
 
 /// The known name that `name` is most likely meant to be.
 pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
@@ -254,3 +285,22 @@ macro_rules! from_store {
 from_store!(rowstore);
 from_store!(docstore);
 from_store!(tsstore);
+
+#[cfg(test)]
+mod tests {
+    use super::name_partitions;
+
+    #[test]
+    fn numbers_of_streams_become_names() {
+        let name = |id: u32| (id == 17).then(|| "a.b".to_owned());
+        for (text, named) in [
+            ("offset 3 of stream 17 partition 2 is outside 4..9", "offset 3 of a.b/2 is outside 4..9"),
+            ("stream 17 partition 0", "a.b/0"),
+            ("stream 17 partition 0, stream 18 partition 1", "a.b/0, stream 18 partition 1"),
+            ("stream \"x\" has no stream 17 partitions, stream ", "stream \"x\" has no stream 17 partitions, stream "),
+            ("", ""),
+        ] {
+            assert_eq!(name_partitions(text, name), named);
+        }
+    }
+}

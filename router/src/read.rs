@@ -15,6 +15,10 @@ impl Database {
     /// # Errors
     /// Unknown streams and partitions, offsets outside the log; what the log says.
     pub async fn read(&self, stream: &str, partition: u32, from: ReadFrom, limits: ReadLimits) -> Result<ReadPage> {
+        self.try_read(stream, partition, from, limits).await.map_err(|error| self.named(error))
+    }
+
+    async fn try_read(&self, stream: &str, partition: u32, from: ReadFrom, limits: ReadLimits) -> Result<ReadPage> {
         let catalog = self.catalog();
         let log = self.partition(catalog.stream(stream)?, partition)?;
         let (log, from) = blocking(move || {

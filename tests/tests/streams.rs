@@ -548,7 +548,7 @@ fn what_a_producer_sends_again_is_known_and_what_it_leaves_out_is_missed() {
     assert_eq!(send(&server, 0, 0, 3).json(), again, "also when another one came behind it");
     let gap = send(&server, 0, 9, 1);
     assert_eq!((gap.status, gap.error().2.as_str()), (409, "conflict"));
-    assert!(gap.error().3.contains("sequence 9") && gap.error().3.contains("5 comes next"), "{}", gap.body);
+    assert!(gap.error().3.contains("sequence 9") && gap.error().3.contains("to p/0, 5 comes next"), "{}", gap.body);
     let server = restart(server, &data, true);
     assert_eq!(send(&server, 0, 3, 2).json()["duplicate"], true, "after a kill");
     let server = restart(server, &data, false);
@@ -582,4 +582,26 @@ fn producers_say_who_they_are_and_stay_in_one_partition() {
     assert_eq!(appended(&server, "p", &beside)["position"], "p/3@1", "a record without a key goes with the others");
     let other = json!({"records": [{"value": 1, "partition": 1}], "producer": producer});
     assert_eq!(appended(&server, "p", &other)["position"], "p/1@0", "sequences count in each partition by themselves");
+}
+
+#[test]
+fn messages_name_streams_and_say_what_a_thing_is() {
+    let (server, _data) = start();
+    let _ = server.sql("CREATE STREAM logs.web; CREATE STREAM bare; CREATE TABLE web_docs USING document WITH (search = 'a') FROM STREAM logs.web");
+    let search = |table: &str| server.post(&format!("/v1/search/{table}"), "application/json", b"{}");
+    for (reply, status, part, hint) in [
+        (search("logs.web"), 400, "\"logs.web\" is a stream", "web_docs"),
+        (search("bare"), 400, "\"bare\" is a stream", "CREATE TABLE"),
+        (search("web_doc"), 404, "\"web_doc\" does not exist", "\"web_docs\""),
+        (server.get("/v1/streams/logs.web/partitions/7/records"), 404, "no partition 7", "it has 1"),
+        (server.get("/v1/streams/logs.web/partitions/0/records?offset=5"), 400, "logs.web/0", "wait_ms"),
+    ] {
+        assert_eq!(reply.status, status, "{}", reply.body);
+        assert!(reply.error().3.contains(part), "{part} in {}", reply.body);
+        assert!(reply.json()["error"]["hint"].as_str().unwrap_or_default().contains(hint), "{hint} in {}", reply.body);
+    }
+    let line = format!("\"{}\"\n", "x".repeat(1_000_000)).repeat(9);
+    let batch: Vec<Value> = line.lines().map(|line| json!({"value": line})).collect();
+    let big = post(&server, "logs.web", &json!({"records": batch}));
+    assert_eq!(big.status, 413, "{}", big.body);
 }

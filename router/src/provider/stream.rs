@@ -234,10 +234,15 @@ fn records_inside(frame: &Frame, from: Offset, until: Offset) -> Result<u64> {
     }
 }
 
-impl Scan for StreamScan {
-    fn run(&self, partition: usize, bounds: Bounds, emit: &mut dyn FnMut(RecordBatch) -> ControlFlow<()>) -> Result<()> {
-        let Some((partition, cut)) = self.parts.get(partition) else { return Ok(()) };
-        let (mut next, until) = self.bounds(partition, *cut)?;
+impl StreamScan {
+    fn read(
+        &self,
+        partition: &Partition,
+        cut: Offset,
+        bounds: Bounds,
+        emit: &mut dyn FnMut(RecordBatch) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let (mut next, until) = self.bounds(partition, cut)?;
         let mut left = bounds.limit.unwrap_or(usize::MAX);
         while next < until && left > 0 {
             let frames = partition.read(next, READ_BYTES)?;
@@ -264,6 +269,14 @@ impl Scan for StreamScan {
             next = end;
         }
         Ok(())
+    }
+}
+
+impl Scan for StreamScan {
+    fn run(&self, partition: usize, bounds: Bounds, emit: &mut dyn FnMut(RecordBatch) -> ControlFlow<()>) -> Result<()> {
+        let Some((partition, cut)) = self.parts.get(partition) else { return Ok(()) };
+        let named = |id: u32| (id == partition.id().stream.value()).then(|| self.name.clone());
+        self.read(partition, *cut, bounds, emit).map_err(|error| error.with_names(named))
     }
 
     fn partitions(&self) -> usize {

@@ -7,7 +7,7 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use logcore::ErrorKind;
-use router::sqlstate;
+use router::{Cut, sqlstate};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -38,13 +38,15 @@ pub struct ApiError {
     message: String,
     hint: Option<String>,
     beside: Option<Box<Map<String, Value>>>,
+    /// What was appended all the same.
+    position: Option<Box<Cut>>,
 }
 
 impl ApiError {
     /// An error of a kind of the table.
     pub fn new(kind: ErrorKind, code: &'static str, message: impl Into<String>) -> Self {
         let (status, kind) = status_of(kind);
-        Self { status, kind, code, message: message.into(), hint: None, beside: None }
+        Self { status, kind, code, message: message.into(), hint: None, beside: None, position: None }
     }
 
     /// The request is wrong.
@@ -120,6 +122,13 @@ impl ApiError {
         self
     }
 
+    /// Says what was appended all the same: beside `"error"`, and the position in its header too.
+    #[must_use]
+    pub fn with_appended(mut self, records: u64, position: &Cut) -> Self {
+        self.position = Some(Box::new(position.clone()));
+        self.with("appended", records.into()).with("position", super::position_json(position))
+    }
+
     /// The status it is answered with.
     #[cfg(test)]
     pub fn status(&self) -> StatusCode {
@@ -180,6 +189,9 @@ impl IntoResponse for ApiError {
         if self.status == StatusCode::TOO_MANY_REQUESTS {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
+        if let Some(position) = &self.position {
+            super::set_cut(response.headers_mut(), super::POSITION_HEADER, position);
+        }
         response
     }
 }
@@ -218,7 +230,11 @@ mod tests {
 
     #[test]
     fn what_was_appended_stands_beside_the_error() {
-        let body = ApiError::invalid("no").at("line 3").with("appended", Value::from(2)).to_json();
-        assert_eq!(body, r#"{"error":{"code":"22023","kind":"invalid","message":"line 3: no"},"appended":2}"#);
+        let error = ApiError::invalid("no").at("line 3").with_appended(2, &"s/0@1".parse().unwrap());
+        let body = r#"{"error":{"code":"22023","kind":"invalid","message":"line 3: no"},"appended":2,"position":"s/0@1"}"#;
+        assert_eq!(error.to_json(), body);
+        assert_eq!(error.into_response().headers()["headwater-position"], "s/0@1");
+        let nothing = ApiError::invalid("no").with_appended(0, &Cut::new()).into_response();
+        assert!(!nothing.headers().contains_key("headwater-position"));
     }
 }

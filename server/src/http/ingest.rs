@@ -17,7 +17,6 @@ use futures::StreamExt;
 use logcore::AckClass;
 use router::{AppendAnswer, AppendError, AppendRecord, AppendRequest, Cut};
 use serde::Deserialize;
-use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use super::App;
@@ -98,9 +97,7 @@ async fn run(mut appender: Appender, fields: Fields, mut body: BodyDataStream) -
     };
     match outcome {
         Ok(()) => appender.answer().await,
-        Err(error) => {
-            Err(error.with("appended", Value::from(appender.appended)).with("position", super::position_json(&appender.position)))
-        }
+        Err(error) => Err(error.with_appended(appender.appended, &appender.position)),
     }
 }
 

@@ -120,7 +120,7 @@ fn refused(failed: AppendError) -> ApiError {
     let too_large = error.kind() == ErrorKind::TooLarge && error.hint_text().is_none();
     let hint = "a request in JSON is one batch per partition; send less, or application/x-ndjson";
     let answer = ApiError::from(if too_large { error.hint(hint) } else { error });
-    answer.with("appended", records.into()).with("position", super::position_json(&appended))
+    answer.with_appended(records, &appended)
 }
 
 /// Which acknowledgement class was asked for, at least; `None` leaves it to the stream.

@@ -105,6 +105,10 @@ fn places(
         let message = format!("{stream} has no partition {only}");
         return Err(ApiError::invalid(message).hint(format!("it has {}", partitions.len())));
     }
+    if let Some((other, _, _)) = last_id.and_then(|id| id.ends().find(|(named, _, _)| *named != stream)) {
+        let message = format!("Last-Event-ID is of stream \"{other}\", this is \"{stream}\"");
+        return Err(ApiError::invalid(message).hint("send back an id that this tail gave, or begin at offset="));
+    }
     let mut places = BTreeMap::new();
     for Bounds { partition, start, end } in
         partitions.iter().copied().filter(|found| only.is_none_or(|only| only == found.partition))
@@ -249,5 +253,8 @@ mod tests {
         assert_eq!(ends(&places("s", &has, None, ReadFrom::Latest, Some(&id)).unwrap()), [7, 0, 3]);
         let ahead: Cut = "s/0@10".parse().unwrap();
         assert!(places("s", &has, None, ReadFrom::Latest, Some(&ahead)).is_err());
+        let other: Cut = "s/0@1,t/0@1".parse().unwrap();
+        let error = places("s", &has, None, ReadFrom::Latest, Some(&other)).unwrap_err();
+        assert!(error.to_json().contains("of stream \\\"t\\\""), "{}", error.to_json());
     }
 }
