@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kit::watched::Watched;
-use kit::{ID, append, fill, numbers, one, open, open_on, options, read_from, segment_files, until};
+use kit::{ID, append, fill, in_memory, numbers, one, open, open_on, options, read_from, segment_files, until};
 use logcore::io::DiskIo;
 use logcore::io::sim::SimDisk;
 use logcore::partition::Health;
@@ -219,32 +219,57 @@ fn few_sealed_segments_stay_open_however_many_are_read() {
     }
 }
 
-/// More partitions than sealed segments may stay open: what their active segments know of themselves is never let go.
+/// More partitions are opened than segments may stay open: what an active segment holds in RAM only is never let go.
 #[test]
 fn what_an_active_segment_knows_of_itself_is_never_let_go() {
     let disk = SimDisk::new();
-    let partitions = || (20..340).map(|stream| PartitionRef::new(StreamId::new(stream), 0));
+    let others = || (21..340).map(|stream| PartitionRef::new(StreamId::new(stream), 0));
     let log = open(&disk, &options(|_| {}));
-    for id in partitions() {
+    for id in others().chain([ID]) {
         fill(&log.open_partition(id).unwrap(), 0..3, 1_000);
     }
     let disk = disk.crash(0);
-    let log = open(&disk, &options(|_| {}));
-    let open_ones: Vec<_> = partitions().map(|id| log.open_partition(id).unwrap()).collect();
-    let first = &open_ones[0];
-    fill(first, 3..200, 3_000);
-    assert!(first.status().segments > 2);
-    drop((open_ones, log));
-    let disk = disk.crash(1);
     let watched = Watched::new(disk);
-    let log = open_on(Arc::new(watched.clone()), &verifying());
+    let kept = LogOptions { partition: options(in_memory).partition, ..verifying() };
+    let log = open_on(Arc::new(watched.clone()), &kept);
     let partition = log.open_partition(ID).unwrap();
-    let sealed =
-        &segment_files(&watched.disk).into_iter().filter(|path| path.starts_with("/sim/log/20")).collect::<Vec<_>>()[..2];
+    fill(&partition, 3..10, 3_000);
+    assert_eq!(partition.flushed().value(), 3, "they are in RAM only");
+    let others: Vec<_> = others().map(|id| log.open_partition(id).unwrap()).collect();
+    assert_eq!(numbers(&partition), (0..10).collect::<Vec<_>>());
+    fill(&partition, 10..200, 3_000);
+    partition.flush().unwrap();
+    let mine = |path: &std::path::PathBuf| path.starts_with("/sim/log/20");
+    let sealed: Vec<_> = segment_files(&watched.disk).into_iter().filter(mine).take(2).collect();
     until("they are verified", || sealed.iter().all(|file| watched.bytes_read(file) >= seal_and_trailer(&watched.disk, file).0));
-    assert_eq!(numbers(&partition), (0..200).collect::<Vec<_>>());
     log.close().unwrap();
     assert_eq!(partition.status().damage, Vec::<String>::new());
+    drop(others);
+    let log = open(&watched.disk, &options(|_| {}));
+    assert_eq!(numbers(&log.open_partition(ID).unwrap()), (0..200).collect::<Vec<_>>());
+}
+
+/// Behind a start nothing is in RAM: a reader goes through the file of the active segment while that grows and is sealed.
+#[test]
+fn a_reader_that_follows_the_active_segment_through_its_file_meets_every_record() {
+    for step in [1, 3, 10] {
+        let disk = SimDisk::new();
+        let log = open(&disk, &options(|_| {}));
+        fill(&log.open_partition(ID).unwrap(), 0..4, 3_000);
+        let log = open(&disk.crash(0), &options(|partition| partition.tail_chunks_max = 0));
+        let partition = log.open_partition(ID).unwrap();
+        let (mut reader, mut next) = (partition.reader(Offset::ZERO), 0);
+        for end in (4..200).step_by(step) {
+            // One frame at a time, always a few behind the end.
+            while next + 3 < end {
+                let frames = reader.read(1).unwrap();
+                assert_eq!(frames[0].header.base_offset.value(), next);
+                next += frames.len() as u64;
+            }
+            fill(&partition, end..end + step as u64, 3_000);
+        }
+        assert!(partition.status().segments > 3);
+    }
 }
 
 /// A file that somebody cut short: what is left of the log is kept, and what is appended goes where nothing is overwritten.
