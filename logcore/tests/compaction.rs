@@ -267,7 +267,9 @@ fn readers_race_with_compaction_and_see_every_key() {
     let log = Log::open(dir.path(), keyed()).unwrap();
     let partition = log.open_partition(ID).unwrap();
     let put = |key: u32, n: i64| append(&partition, batch(&[(&format!("{key}"), Some(&"v".repeat(700)), n)])).unwrap();
-    (0..20).for_each(|key| drop(put(key, 0)));
+    for key in 0..20 {
+        put(key, 0);
+    }
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let readers: Vec<_> = (0..2)
