@@ -409,7 +409,11 @@ fn a_partition_gives_its_only_chunk_up_for_the_next() {
         };
         let log = open(&SimDisk::new(), &one_chunk);
         let partition = log.open_partition(ID).unwrap();
-        fill(&partition, 0..6, 700_000);
+        // Given up only by who is quiet for seconds, it would not go round before their deadline.
+        let tickets: Vec<_> = (0..6).map(|n| partition.try_append(one(n, 700_000)).unwrap()).collect();
+        for ticket in tickets {
+            ticket.wait().unwrap();
+        }
         assert_eq!(numbers(&partition), [0, 1, 2, 3, 4, 5]);
     }
 }
