@@ -5,7 +5,8 @@ mod kit;
 
 use std::sync::Arc;
 
-use kit::{append, block_on, far, fill, in_memory, number, numbers, one, open, options, read_all, until};
+use kit::watched::Watched;
+use kit::{append, block_on, far, fill, in_memory, number, numbers, one, open, open_on, options, read_all, until};
 use logcore::io::sim::SimDisk;
 use logcore::{
     AckClass, BatchBuilder, Compression, Log, LogOptions, NewRecord, Partition, PartitionRef, ProducerSequence, Proposal,
@@ -175,4 +176,40 @@ fn segments_that_fill_faster_than_their_files_are_made_lose_nothing() {
     drop((partition, log));
     let log = Log::open(dir.path(), tiny).unwrap();
     assert_eq!(numbers(&log.open_partition(id(0)).unwrap()), (0..2_000).collect::<Vec<_>>());
+}
+
+/// The next file is not made while the last one waits for its name: both are made under one.
+#[test]
+fn the_next_segment_is_not_made_in_the_place_of_one_that_waits_for_its_name() {
+    let disk = Watched::new(SimDisk::new());
+    let log = open_on(Arc::new(disk.clone()), &options(|_| {}));
+    let partition = log.open_partition(id(0)).unwrap();
+    disk.hold_jobs();
+    let mut tickets = vec![partition.try_append(one(0, 3_000)).unwrap()];
+    until("a file is wanted", || disk.held_jobs() == 1);
+    disk.do_jobs();
+    until("its name is wanted", || disk.held_jobs() == 1);
+    // More than half of it, before it has its name.
+    tickets.extend((1..30).map(|n| partition.try_append(one(n, 3_000)).unwrap()));
+    until("they are laid", || partition.status().appended.value() == 30);
+    // A round of the owner later: it has answered somebody else.
+    let other = log.open_partition(id(1)).unwrap();
+    other.flush().unwrap();
+    other.flush().unwrap();
+    assert_eq!(disk.held_jobs(), 1);
+    while partition.committed().get().value() < 30 {
+        disk.do_jobs();
+    }
+    for ticket in tickets {
+        ticket.wait().unwrap();
+    }
+    let fill = std::thread::scope(|scope| {
+        let fill = scope.spawn(|| fill(&partition, 30..200, 3_000));
+        while !fill.is_finished() {
+            disk.do_jobs();
+        }
+        fill.join()
+    });
+    fill.unwrap();
+    assert_eq!(numbers(&partition), (0..200).collect::<Vec<_>>());
 }

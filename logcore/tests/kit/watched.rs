@@ -1,4 +1,5 @@
-//! A disk that counts what is read from each file, and how many files are open.
+//! A disk that counts what is read from each file, and how many files are open, and that can hold back the work which the log
+//! gives it to do beside.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -10,8 +11,12 @@ use logcore::Result;
 use logcore::io::sim::SimDisk;
 use logcore::io::{DiskFile, DiskIo, Done, Durability, Fill, Write};
 
+type Job = Box<dyn FnOnce() + Send>;
+
 #[derive(Default)]
 struct Counts {
+    /// Jobs that wait, if they are held back.
+    jobs: Mutex<Option<Vec<Job>>>,
     read: Mutex<HashMap<PathBuf, u64>>,
     open: AtomicUsize,
 }
@@ -36,6 +41,23 @@ impl Watched {
     /// Handles that somebody holds.
     pub fn open_files(&self) -> usize {
         self.counts.open.load(Ordering::SeqCst)
+    }
+
+    /// Lets work wait from now on.
+    pub fn hold_jobs(&self) {
+        self.counts.jobs.lock().unwrap().get_or_insert_default();
+    }
+
+    /// Pieces of work that wait.
+    pub fn held_jobs(&self) -> usize {
+        self.counts.jobs.lock().unwrap().as_ref().map_or(0, Vec::len)
+    }
+
+    /// Does the work that waits, the newest first.
+    pub fn do_jobs(&self) {
+        while let Some(job) = self.counts.jobs.lock().unwrap().as_mut().and_then(Vec::pop) {
+            job();
+        }
     }
 
     fn watch(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
@@ -136,7 +158,10 @@ impl DiskIo for Watched {
         self.disk.submit(write, done);
     }
 
-    fn run(&self, job: Box<dyn FnOnce() + Send>) {
+    fn run(&self, job: Job) {
+        if let Some(held) = self.counts.jobs.lock().unwrap().as_mut() {
+            return held.push(job);
+        }
         self.disk.run(job);
     }
 }
