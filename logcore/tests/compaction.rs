@@ -267,7 +267,9 @@ fn readers_race_with_compaction_and_see_every_key() {
     let log = Log::open(dir.path(), keyed()).unwrap();
     let partition = log.open_partition(ID).unwrap();
     let put = |key: u32, n: i64| append(&partition, batch(&[(&format!("{key}"), Some(&"v".repeat(700)), n)])).unwrap();
-    (0..20).for_each(|key| drop(put(key, 0)));
+    for key in 0..20 {
+        put(key, 0);
+    }
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let readers: Vec<_> = (0..2)
@@ -415,6 +417,50 @@ fn a_compacted_segment_opens_without_its_trailer_and_without_its_footer() {
             model.check();
         }
     }
+}
+
+/// The last entry of a sealed segment loses a record: its header is another one now, and the entry behind it still links to the
+/// old one.
+#[test]
+fn the_chain_goes_on_behind_an_entry_that_was_rewritten() {
+    let undamaged: fn(&SimDisk, &Path) = |_, _| {};
+    let trailer: fn(&SimDisk, &Path) = |disk, file| flip_in(disk, file, |_, trailer_at| trailer_at + 9);
+    let footer: fn(&SimDisk, &Path) = |disk, file| flip_in(disk, file, |seal_at, _| seal_at + 100);
+    for damage in [undamaged, trailer, footer] {
+        let disk = SimDisk::new();
+        let log = open(&disk, &keyed());
+        let partition = log.open_partition(ID).unwrap();
+        let mut end = 0;
+        while partition.status().segments < 4 {
+            let twice = [("a", Some("first"), 0), ("a", Some(&"second".repeat(300)), 1)];
+            end = append(&partition, batch(&twice)).unwrap().end_offset().value();
+        }
+        assert!(partition.compact(TimestampMillis::new(0)).unwrap());
+        let disk = disk.crash(0);
+        let files = segment_files(&disk);
+        damage(&disk, &files[files.len() - 2]);
+        let log = open(&disk, &keyed());
+        let partition = log.open_partition(ID).unwrap();
+        assert_eq!((partition.health(), partition.committed().get().value()), (Health::Healthy, end));
+        assert_eq!(read_all(&partition).last().unwrap().offset, end - 1);
+    }
+}
+
+/// A segment that ends before the next one begins is no segment that records were taken out of: it stays as it is.
+#[test]
+fn a_segment_that_lacks_its_end_is_not_compacted() {
+    let mut model = Model::new(keyed());
+    model.fill(6, 30);
+    let disk = model.disk.crash(0);
+    let first = segment_files(&disk)[0].clone();
+    let mut shorter = Model::new(options(|partition| partition.segment_bytes = 40 << 10));
+    shorter.fill(6, 30);
+    let content = shorter.disk.read_small(&first).unwrap().unwrap();
+    disk.write_atomic(&first, &content).unwrap();
+    let log = open(&disk, &keyed());
+    let error = log.open_partition(ID).unwrap().compact(TimestampMillis::new(0)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert_eq!(disk.read_small(&first).unwrap().unwrap(), content);
 }
 
 fn stored(disk: &SimDisk) -> BTreeMap<PathBuf, Vec<u8>> {

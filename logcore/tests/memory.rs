@@ -7,7 +7,9 @@ mod kit;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kit::{ID, append, block_on, far, fill, in_memory, number, numbers, of, one, open, options, read_all, read_from, until};
+use kit::{
+    ID, append, block_on, far, fill, in_memory, number, numbers, of, one, open, options, read_all, read_from, sent, until,
+};
 use logcore::io::sim::SimDisk;
 use logcore::{AckClass, Error, ErrorKind, Log, LogOptions, Offset, Partition, PartitionRef, StreamId};
 
@@ -391,6 +393,51 @@ fn partitions_that_wait_for_each_others_memory_go_on() {
     for ticket in tickets {
         assert_eq!(ticket.wait().unwrap().base_offset.value(), 1);
     }
+}
+
+/// The only chunk is too full for the next frame, and nobody else has one to give.
+#[test]
+fn a_partition_gives_its_only_chunk_up_for_the_next() {
+    for ack in [AckClass::Disk, AckClass::Memory] {
+        let one_chunk = LogOptions {
+            memory_bytes_max: 1 << 20,
+            ..options(|partition| {
+                in_memory(partition);
+                partition.ack = ack;
+                partition.segment_bytes = 16 << 20;
+            })
+        };
+        let log = open(&SimDisk::new(), &one_chunk);
+        let partition = log.open_partition(ID).unwrap();
+        // Given up only by who is quiet for seconds, it would not go round before their deadline.
+        let tickets: Vec<_> = (0..6).map(|n| partition.try_append(one(n, 700_000)).unwrap()).collect();
+        for ticket in tickets {
+            ticket.wait().unwrap();
+        }
+        assert_eq!(numbers(&partition), [0, 1, 2, 3, 4, 5]);
+    }
+}
+
+/// Sent again after the stream became memory, a batch that is still on its way is neither answered nor seen.
+#[test]
+fn a_batch_sent_again_above_the_ceiling_waits_for_the_disk() {
+    let disk = SimDisk::new();
+    let log = open(&disk, &options(|_| {}));
+    let partition = log.open_partition(ID).unwrap();
+    append(&partition, sent(7, 1, 0, 1)).unwrap();
+    disk.hold_completions(true);
+    let first = partition.try_append(sent(7, 1, 1, 1)).unwrap();
+    disk.wait_held(1);
+    let mut altered = partition.options();
+    in_memory(&mut altered);
+    partition.reconfigure(altered);
+    let again = partition.try_append(sent(7, 1, 1, 1)).unwrap();
+    // Refused at once, behind it in the queue: so it was looked at.
+    assert!(matches!(append(&partition, sent(7, 0, 0, 1)), Err(Error::FencedProducer { .. })));
+    assert_eq!((partition.committed().get().value(), partition.flushed().value()), (1, 1));
+    disk.hold_completions(false);
+    disk.release(0);
+    assert_eq!(first.wait().unwrap().base_offset, again.wait().unwrap().base_offset);
 }
 
 #[test]

@@ -259,7 +259,7 @@ fn what_was_recorded_as_durable_is_in_every_state_and_the_rest_in_any_part() {
         assert!(state.disk.paths().is_empty() || sectors(&state.disk) == sectors(&again), "{} {}", state.upto, state.seed);
         seen += 1;
     }
-    assert_eq!(seen, 5 * 11, "five before each operation and after the last");
+    assert_eq!(seen, 5 * 7 + 4, "five before each operation and after the last, one where nothing is left to chance");
 }
 
 #[test]

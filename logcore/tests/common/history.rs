@@ -139,7 +139,7 @@ impl Track {
         }
         let mut rest = found.iter().peekable();
         for slot in &self.slots {
-            while let Some((offset, _)) = rest.next_if(|(offset, _)| *offset < slot.offset) {
+            if let Some((offset, _)) = rest.next_if(|(offset, _)| *offset < slot.offset) {
                 return Err(format!("nobody sent what is at offset {offset}"));
             }
             if let Some((offset, sent)) = rest.next_if(|(offset, _)| *offset == slot.offset) {
@@ -170,8 +170,10 @@ impl Track {
     /// Retention keeps at least what it promises.
     fn check_start(&self, log_start: u64, end: u64) -> Verdict {
         let first = self.slots.first().map_or(end, |slot| slot.offset);
-        match self.options.retention.records {
-            _ if log_start <= first => Ok(()),
+        let retention = &self.options.retention;
+        let other_bounds = retention.bytes.is_some() || retention.age.is_some() || retention.consumed;
+        match retention.records {
+            _ if log_start <= first || other_bounds => Ok(()),
             Some(kept) if end - log_start >= kept => Ok(()),
             bound => Err(format!("the log starts at offset {log_start} and ends at {end}, retention is {bound:?} records")),
         }

@@ -2,6 +2,8 @@
 //! and waiting until something that other threads do has happened.
 #![allow(dead_code, clippy::unwrap_used, clippy::disallowed_methods, reason = "shared by several test programs")]
 
+pub mod watched;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

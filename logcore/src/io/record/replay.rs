@@ -49,7 +49,7 @@ pub struct CrashStates<'a> {
 }
 
 impl<'a> CrashStates<'a> {
-    /// With `seeds` disks for each place, at least one, those of the seeds from 0 on.
+    /// With `seeds` disks for each place, at least one, those of the seeds from 0 on; only one where nothing is left to chance.
     #[must_use]
     pub fn new(operations: &'a [Operation], seeds: u64) -> Self {
         Self { rest: operations.iter(), replay: Replay::default(), seed: 0, seeds: seeds.max(1) }
@@ -65,7 +65,7 @@ impl Iterator for CrashStates<'_> {
             self.seed = 0;
         }
         let seed = self.seed;
-        self.seed += 1;
+        self.seed = if self.replay.is_certain() { self.seeds } else { seed + 1 };
         Some(CrashState { upto: self.replay.taken, seed, marked: self.replay.marked, disk: self.replay.crash(seed) })
     }
 }
@@ -238,6 +238,11 @@ impl Replay {
         if self.changes.is_empty() && self.writes.is_empty() && self.syncs.is_empty() {
             self.files.retain(|file, _| named(file));
         }
+    }
+
+    /// Whether a crash now leaves one disk only.
+    fn is_certain(&self) -> bool {
+        self.changes.is_empty() && self.files.values().all(|content| content.layers.is_empty())
     }
 
     fn crash(&self, seed: u64) -> SimDisk {
