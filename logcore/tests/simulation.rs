@@ -377,7 +377,7 @@ impl Model {
         let Some(request) = sent.iter().rev().take(5).find(safe) else { return Ok(()) };
         let again = partition.try_append(request.proposal()).and_then(Ticket::wait).map_err(|error| error.to_string())?;
         let answer = (again.duplicate, again.base_offset.value());
-        ensure!(answer == (true, request.base.unwrap()), "{}: {request:?} sent again: {again:?}", partition.id());
+        ensure!(answer == (true, request.base.unwrap()), "{}, {:?}: {request:?} sent again: {again:?}; before {:#?}", partition.id(), self.track.options, sent);
         Ok(())
     }
 }
