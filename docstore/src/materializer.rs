@@ -199,7 +199,7 @@ impl Materializer for DocumentMaterializer {
     }
 
     fn apply(&mut self, batch: &Batch, rejects: &mut Rejects) -> Result<(), ViewError> {
-        let (base, end) = (batch.base_offset(), batch.base_offset().advance(u64::from(batch.count())));
+        let (base, end) = (batch.base_offset(), batch.end_offset());
         let from = self.next_offset;
         assert!(base <= from, "a batch at {base} leaves a gap behind {from}");
         if end <= from {

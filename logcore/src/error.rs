@@ -112,6 +112,21 @@ pub enum Error {
     #[error("no new segment could be made: {reason}; try again")]
     NoSegment { reason: String },
 
+    #[error("\"{}\" can't be the name of a cursor; use 1 to {bytes_max} of the characters A-Z a-z 0-9 . _ -", shorten(name))]
+    InvalidCursorName { name: String, bytes_max: usize },
+
+    #[error("cursor \"{cursor}\" of {partition} is {}, it was expected {}", place(*found), place(*expected))]
+    CursorMoved { cursor: String, partition: PartitionRef, expected: Option<Offset>, found: Option<Offset> },
+
+    #[error("cursor \"{cursor}\" of {partition} is at {found} already, and moves back to {offset} only by a reset")]
+    CursorAhead { cursor: String, partition: PartitionRef, found: Offset, offset: Offset },
+
+    #[error("there are {max} cursors, the limit")]
+    TooManyCursors { max: usize },
+
+    #[error("the record of _cursors at offset {offset} is not understood ({detail}); use the release that wrote it")]
+    UnknownCursorRecord { offset: Offset, detail: String },
+
     #[error("{partition} is closed")]
     Closed { partition: PartitionRef },
 
@@ -131,14 +146,16 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::UnknownPartition { .. } => ErrorKind::NotFound,
-            Self::OffsetOutOfRange { .. } | Self::InvalidBatch { .. } => ErrorKind::Invalid,
+            Self::OffsetOutOfRange { .. } | Self::InvalidBatch { .. } | Self::InvalidCursorName { .. } => ErrorKind::Invalid,
             Self::Corrupt { .. } | Self::BrokenChain { .. } => ErrorKind::Corrupt,
-            Self::BatchTooLarge { .. } => ErrorKind::TooLarge,
+            Self::BatchTooLarge { .. } | Self::TooManyCursors { .. } => ErrorKind::TooLarge,
             Self::Throttled { .. } | Self::MemoryFull { .. } => ErrorKind::Throttled,
             Self::NoSpace { .. } => ErrorKind::NoSpace,
             Self::Conflict { .. }
             | Self::SnapshotTooOld { .. }
             | Self::OutOfOrderSequence { .. }
+            | Self::CursorMoved { .. }
+            | Self::CursorAhead { .. }
             | Self::FencedProducer { .. } => ErrorKind::Conflict,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => ErrorKind::NoSpace,
             Self::Io { .. }
@@ -151,6 +168,7 @@ impl Error {
             | Self::Closed { .. }
             | Self::Retired { .. }
             | Self::NoSegment { .. }
+            | Self::UnknownCursorRecord { .. }
             | Self::Timeout { .. }
             | Self::ViewStopped { .. } => ErrorKind::Unavailable,
         }
@@ -160,5 +178,19 @@ impl Error {
     pub(crate) fn io(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { operation, path, source }
+    }
+}
+
+/// Where a cursor is.
+fn place(offset: Option<Offset>) -> String {
+    offset.map_or_else(|| "not there".to_owned(), |offset| format!("at {offset}"))
+}
+
+/// The beginning of a name that may be anything.
+fn shorten(name: &str) -> String {
+    const CHARS: usize = 40;
+    match name.char_indices().nth(CHARS) {
+        None => name.to_owned(),
+        Some((at, _)) => format!("{}...", &name[..at]),
     }
 }

@@ -15,6 +15,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod cursor;
 pub mod error;
 pub mod frame;
 pub mod io;
@@ -27,6 +28,7 @@ pub mod segment;
 pub mod sys;
 pub mod types;
 
+pub use cursor::{Commit, CursorId, Cursors, Expected};
 pub use error::{Error, ErrorKind, Result};
 pub use frame::batch::ProducerSequence;
 pub use frame::batch::{Batch, BatchBuilder, Compression, NewRecord, Record};

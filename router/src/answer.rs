@@ -1,5 +1,6 @@
 //! What goes into and comes out of [`crate::Database`]: requests, answers, and the pictures of streams and views.
 
+use std::ops::AddAssign;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -173,8 +174,84 @@ pub struct StreamInfo {
     pub segment_bytes: u64,
     /// With `ack = 'memory'`: what is only in RAM goes to the disk at the latest after this long.
     pub flush_interval: String,
+    /// Over all partitions.
+    pub totals: StreamTotals,
     /// One picture per partition, in order.
     pub partitions: Vec<PartitionInfo>,
+}
+
+/// The sums over the partitions of a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct StreamTotals {
+    /// Offsets that are kept; after compaction not each has a record.
+    pub records: u64,
+    /// Bytes of records and frames on disk.
+    pub bytes: u64,
+    /// Segment files.
+    pub segments: u64,
+    /// Segments of which at least a part is in RAM.
+    pub ram_segments: u64,
+    /// Chunks in RAM.
+    pub ram_chunks: u64,
+    /// Their bytes.
+    pub ram_bytes: u64,
+    /// Reads that found what they wanted in RAM.
+    pub ram_hits: u64,
+    /// Reads that went to a file.
+    pub ram_misses: u64,
+    /// Records that are committed and not durable yet.
+    pub unflushed_records: u64,
+}
+
+impl StreamTotals {
+    pub(crate) fn of<'a>(partitions: impl IntoIterator<Item = &'a PartitionStatus>) -> Self {
+        let mut totals = Self::default();
+        for status in partitions {
+            totals += Self {
+                records: status.log_start.records_until(status.committed),
+                bytes: status.bytes,
+                segments: status.segments as u64,
+                ram_segments: status.ram_segments as u64,
+                ram_chunks: status.ram_chunks as u64,
+                ram_bytes: status.ram_bytes,
+                ram_hits: status.ram_hits,
+                ram_misses: status.ram_misses,
+                unflushed_records: status.unflushed_records,
+            };
+        }
+        totals
+    }
+}
+
+impl AddAssign for StreamTotals {
+    fn add_assign(&mut self, other: Self) {
+        let Self { records, bytes, segments, ram_segments, ram_chunks, ram_bytes, ram_hits, ram_misses, unflushed_records } =
+            other;
+        self.records += records;
+        self.bytes += bytes;
+        self.segments += segments;
+        self.ram_segments += ram_segments;
+        self.ram_chunks += ram_chunks;
+        self.ram_bytes += ram_bytes;
+        self.ram_hits += ram_hits;
+        self.ram_misses += ram_misses;
+        self.unflushed_records += unflushed_records;
+    }
+}
+
+/// The RAM tier of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct RamInfo {
+    /// Bytes in use.
+    pub used_bytes: u64,
+    /// Bytes it may use.
+    pub budget_bytes: u64,
+    /// Chunks that hold records.
+    pub chunks: u64,
+    /// Reads that found what they wanted in RAM.
+    pub hits: u64,
+    /// Reads that went to a file.
+    pub misses: u64,
 }
 
 /// A partition of a [`StreamInfo`].

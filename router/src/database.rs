@@ -22,10 +22,12 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::answer::{
-    DeadLetterInfo, PartitionInfo, RebuildInfo, Rows, SqlAnswer, SqlRequest, StreamInfo, ViewInfo, ViewPartitionInfo,
+    DeadLetterInfo, PartitionInfo, RamInfo, RebuildInfo, Rows, SqlAnswer, SqlRequest, StreamInfo, StreamTotals, ViewInfo,
+    ViewPartitionInfo,
 };
 use crate::catalog::materializer::{Catalog, encode};
 use crate::catalog::{CatalogRecord, CatalogState, StreamDef, TableDef, TableKind};
+use crate::cursors::CursorStore;
 use crate::cut;
 use crate::error::{Error, Result, sqlstate};
 use crate::position::Cut;
@@ -105,6 +107,7 @@ struct Inner {
     catalog: Catalog,
     catalog_task: Arc<Task>,
     views: Views,
+    cursors: CursorStore,
     session: SessionState,
     ddl: Mutex<()>,
     handle: Handle,
@@ -151,6 +154,7 @@ impl Database {
         let task = driver.attach("_catalog", &definitions, Box::new(materializer), &dir, TaskOptions::default())?;
         let partition = options.log.partition.clone();
         let views = Views::new(Arc::clone(&log), Arc::clone(&driver), session.clone(), rows, partition);
+        let cursors = CursorStore::open(&log);
         let handle = runtime.handle().clone();
         let inner = Inner {
             options,
@@ -159,6 +163,7 @@ impl Database {
             catalog,
             catalog_task: Arc::clone(&task),
             views,
+            cursors,
             session,
             ddl: Mutex::new(()),
             handle: handle.clone(),
@@ -185,6 +190,7 @@ impl Database {
                 }
             }
         }
+        self.settle_cursors().await;
         for table in catalog.tables() {
             let Some(stream) = catalog.stream_by_id(table.stream()) else { continue };
             match self.views().open(table, stream).await {
@@ -236,6 +242,10 @@ impl Database {
 
     pub(crate) fn views(&self) -> &Views {
         &self.inner.views
+    }
+
+    pub(crate) fn cursor_store(&self) -> &CursorStore {
+        &self.inner.cursors
     }
 
     pub(crate) fn session(&self) -> &SessionState {
@@ -441,6 +451,7 @@ impl Database {
             let log = self.log().partition(PartitionRef::new(StreamId::new(def.id), partition)).ok()?;
             Some(PartitionInfo { partition, status: log.status() })
         });
+        let partitions: Vec<PartitionInfo> = partitions.collect();
         let kept = def.options.partition(&self.options().log.partition);
         StreamInfo {
             name: def.name.clone(),
@@ -454,7 +465,8 @@ impl Database {
             tombstone_grace: show_span(Duration::from_millis(def.options.tombstone_grace_ms)),
             segment_bytes: kept.segment_bytes,
             flush_interval: show_span(kept.flush_interval),
-            partitions: partitions.collect(),
+            totals: StreamTotals::of(partitions.iter().map(|partition| &partition.status)),
+            partitions,
         }
     }
 
@@ -520,6 +532,7 @@ impl Database {
         if let TaskState::Stopped(reason) = self.inner.catalog_task.state() {
             waits.push(format!("the catalog stopped: {reason}"));
         }
+        waits.extend(self.cursor_store().failure().map(str::to_owned));
         for stream in self.catalog().streams() {
             for partition in 0..stream.partitions {
                 match self.log().partition(PartitionRef::new(StreamId::new(stream.id), partition)).map(|log| log.health()) {
@@ -539,10 +552,13 @@ impl Database {
         waits
     }
 
-    /// Bytes of the RAM tier in use, and its budget.
+    /// The RAM tier, and how the streams of `streams`, which are all there are, use it.
     #[must_use]
-    pub fn memory(&self) -> (u64, u64) {
-        self.log().memory_bytes()
+    pub fn ram(&self, streams: &[StreamInfo]) -> RamInfo {
+        let (used_bytes, budget_bytes) = self.log().memory_bytes();
+        let mut totals = StreamTotals::default();
+        streams.iter().for_each(|stream| totals += stream.totals);
+        RamInfo { used_bytes, budget_bytes, chunks: totals.ram_chunks, hits: totals.ram_hits, misses: totals.ram_misses }
     }
 
     /// How the disk is reached, and why so.

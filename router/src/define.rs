@@ -36,6 +36,7 @@ pub async fn execute(database: &Database, ddl: Ddl, context: Context<'_>) -> Res
         Ddl::ShowStreams => show::streams(database),
         Ddl::ShowViews => show::views(database),
         Ddl::ShowTables => show::tables(database),
+        Ddl::ShowCursors => show::cursors(database),
         Ddl::CreateStream { name, if_not_exists, options } => stream::create(database, name, if_not_exists, options).await,
         Ddl::AlterStream { name, if_exists, options } => stream::alter(database, &name, if_exists, options).await,
         Ddl::DropStream { name, if_exists } => stream::remove(database, &name, if_exists).await,

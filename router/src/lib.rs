@@ -17,6 +17,7 @@
 pub mod answer;
 pub mod append;
 pub mod catalog;
+pub mod cursors;
 pub mod cut;
 pub mod database;
 pub mod define;
@@ -37,10 +38,11 @@ pub mod units;
 pub mod view;
 
 pub use answer::{
-    AppendAnswer, AppendRecord, AppendRequest, DeadLetterInfo, PartitionInfo, ReadFrom, ReadLimits, ReadPage, RebuildInfo, Rows,
-    SqlAnswer, SqlRequest, StoredRecord, StreamInfo, ViewInfo, ViewPartitionInfo,
+    AppendAnswer, AppendRecord, AppendRequest, DeadLetterInfo, PartitionInfo, RamInfo, ReadFrom, ReadLimits, ReadPage,
+    RebuildInfo, Rows, SqlAnswer, SqlRequest, StoredRecord, StreamInfo, StreamTotals, ViewInfo, ViewPartitionInfo,
 };
 pub use append::AppendError;
+pub use cursors::CursorInfo;
 pub use database::{Database, DatabaseOptions, Limits};
 pub use datafusion::{arrow, parquet};
 pub use error::{Error, Result, sqlstate};

@@ -1,4 +1,4 @@
-//! `SHOW STREAMS`, `SHOW TABLES`, `SHOW VIEWS`: the pictures of streams and views as rows.
+//! `SHOW STREAMS`, `SHOW TABLES`, `SHOW VIEWS`, `SHOW CURSORS`: the pictures of streams, views and cursors as rows.
 
 use std::sync::Arc;
 
@@ -35,14 +35,11 @@ fn answer(columns: Vec<(&str, ArrayRef)>) -> Result<SqlAnswer> {
 /// Never for what the database knows itself.
 pub fn streams(database: &Database) -> Result<SqlAnswer> {
     let streams: Vec<_> = database.streams().into_iter().filter(|stream| !stream.name.starts_with('_')).collect();
-    let records = |stream: &crate::StreamInfo| {
-        stream.partitions.iter().map(|part| part.status.log_start.records_until(part.status.committed)).sum()
-    };
     answer(vec![
         ("name", text(streams.iter().map(|stream| Some(stream.name.clone())))),
         ("partitions", number(streams.iter().map(|stream| Some(stream.partitions.len() as u64)))),
-        ("records", number(streams.iter().map(|stream| Some(records(stream))))),
-        ("bytes", number(streams.iter().map(|stream| Some(stream.partitions.iter().map(|part| part.status.bytes).sum())))),
+        ("records", number(streams.iter().map(|stream| Some(stream.totals.records)))),
+        ("bytes", number(streams.iter().map(|stream| Some(stream.totals.bytes)))),
         ("ack", text(streams.iter().map(|stream| Some(stream.ack.to_string())))),
         ("compression", text(streams.iter().map(|stream| Some(stream.compression.clone())))),
         ("retention", text(streams.iter().map(|stream| Some(stream.retention.clone())))),
@@ -98,5 +95,23 @@ pub fn views(database: &Database) -> Result<SqlAnswer> {
         ("dead_letters", number(views.iter().map(|view| Some(view.dead_letters)))),
         ("rebuild", text(views.iter().map(rebuild))),
         ("reason", text(views.iter().map(|view| view.reason.clone()))),
+    ])
+}
+
+/// `SHOW CURSORS`
+///
+/// # Errors
+/// When the cursors did not open.
+pub fn cursors(database: &Database) -> Result<SqlAnswer> {
+    let cursors = database.cursors(None)?;
+    let numbers = |of: fn(&crate::CursorInfo) -> u64| number(cursors.iter().map(|cursor| Some(of(cursor))));
+    answer(vec![
+        ("name", text(cursors.iter().map(|cursor| Some(cursor.name.clone())))),
+        ("stream", text(cursors.iter().map(|cursor| Some(cursor.stream.clone())))),
+        ("partition", numbers(|cursor| u64::from(cursor.partition))),
+        ("offset", numbers(|cursor| cursor.offset)),
+        ("end_offset", numbers(|cursor| cursor.end_offset)),
+        ("log_start", numbers(|cursor| cursor.log_start)),
+        ("lag_records", numbers(|cursor| cursor.lag_records)),
     ])
 }

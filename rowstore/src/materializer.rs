@@ -52,7 +52,7 @@ impl Materializer for RowMaterializer {
             }
             self.tree.apply(&self.key, change.value.as_deref(), change.offset);
         }
-        self.next = batch.base_offset().advance(u64::from(batch.count()));
+        self.next = batch.end_offset();
         Ok(())
     }
 

@@ -78,8 +78,28 @@ impl Server {
     /// As [`Self::start`], with more settings in the environment.
     #[must_use]
     pub fn start_with(data: &Path, environment: &[(&str, &str)]) -> Self {
+        Self::try_start(data, "127.0.0.1:0", environment).unwrap_or_else(|said| panic!("{said}"))
+    }
+
+    /// Starts again over the same data and at the same address, after a kill; gives the running server.
+    #[must_use]
+    pub fn start_again(self, data: &Path, environment: &[(&str, &str)]) -> Self {
+        let address = self.url.trim_start_matches("http://").to_owned();
+        drop(self);
+        let give_up = Instant::now() + Duration::from_secs(60);
+        loop {
+            match Self::try_start(data, &address, environment) {
+                Ok(server) => return server,
+                // Someone's outgoing connection may have the port for a moment.
+                Err(said) => assert!(said.contains("in use") && Instant::now() < give_up, "{said}"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn try_start(data: &Path, address: &str, environment: &[(&str, &str)]) -> Result<Self, String> {
         let mut child = Command::new(binary())
-            .args(["serve", "--http", "127.0.0.1:0", "--data"])
+            .args(["serve", "--http", address, "--data"])
             .arg(data)
             .env("HEADWATER_LOG_RESERVE_BYTES", "0")
             .envs(environment.iter().copied())
@@ -101,10 +121,10 @@ impl Server {
         let Some(url) = line.trim().strip_prefix("listening on ") else {
             let status = child.wait();
             std::thread::sleep(Duration::from_millis(100));
-            panic!("the server said {line:?} and ended with {status:?}: {}", log.lock().unwrap());
+            return Err(format!("the server said {line:?} and ended with {status:?}: {}", log.lock().unwrap()));
         };
         let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(120)));
-        Self { child, url: url.to_owned(), agent: config.build().into(), log }
+        Ok(Self { child, url: url.to_owned(), agent: config.build().into(), log })
     }
 
     /// What it wrote to stderr so far.
@@ -155,6 +175,27 @@ impl Server {
     #[must_use]
     pub fn post(&self, path: &str, content_type: &str, body: &[u8]) -> Reply {
         reply(self.agent.post(format!("{}{path}", self.url)).header("content-type", content_type).send(body))
+    }
+
+    /// Sends a PUT request with a JSON document.
+    #[must_use]
+    pub fn put(&self, path: &str, body: &str) -> Reply {
+        reply(self.agent.put(format!("{}{path}", self.url)).header("content-type", "application/json").send(body))
+    }
+
+    /// Sends a PUT request that may find nobody; `None` when the connection broke.
+    #[must_use]
+    pub fn try_put(&self, path: &str, body: &str) -> Option<Reply> {
+        let sent = self.agent.put(format!("{}{path}", self.url)).header("content-type", "application/json").send(body);
+        let mut response = sent.ok()?;
+        let body = response.body_mut().read_to_string().ok()?;
+        Some(Reply { status: response.status().as_u16(), body })
+    }
+
+    /// Sends a DELETE request.
+    #[must_use]
+    pub fn delete(&self, path: &str) -> Reply {
+        reply(self.agent.delete(format!("{}{path}", self.url)).call())
     }
 
     /// Sends a POST request that may find nobody; `None` when the connection broke.

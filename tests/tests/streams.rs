@@ -194,3 +194,136 @@ fn a_memory_stream_answers_from_memory_and_keeps_everything_over_an_orderly_stop
     let _ = server.sql("ALTER STREAM loose SET (ack = 'disk')");
     assert_eq!(appended(&server, "loose", &json!({"records": [{"value": 1}]}))["ack"], "disk");
 }
+
+/// A server whose views save themselves all the time, so that retention and compaction are held up by nothing.
+fn start_quick(data: &std::path::Path) -> Server {
+    Server::start_with(data, &[("HEADWATER_VIEWS_CHECKPOINT_INTERVAL_MS", "100")])
+}
+
+/// Some 30 KiB a batch: `batches` times ten lines with ids that go round after `ids`.
+fn updates(ids: u64, batches: std::ops::Range<u64>) -> Vec<String> {
+    let line = |n: u64| format!("{{\"id\": {}, \"n\": {n}, \"pad\": \"{}\"}}\n", n % ids, "x".repeat(3_000));
+    batches.map(|batch| (batch * 10..batch * 10 + 10).map(line).collect()).collect()
+}
+
+fn append_keyed(server: &Server, stream: &str, lines: &str) -> String {
+    let reply = server.post(&format!("/v1/streams/{stream}/records?key=id"), "application/x-ndjson", lines.as_bytes());
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    reply.json()["position"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn compaction_keeps_the_last_record_of_each_key_and_views_equal_their_rebuild() {
+    let data = tempfile::tempdir().unwrap();
+    let server = start_quick(data.path());
+    let _ = server.sql("CREATE STREAM latest WITH (compact = true, segment_bytes = '1 MiB', compression = 'lz4'); \
+        CREATE TABLE latest_rows (id BIGINT PRIMARY KEY, n BIGINT) USING row FROM STREAM latest; \
+        CREATE TABLE latest_docs USING document WITH (key = 'id', facets = 'n') FROM STREAM latest; ALTER STREAM latest SET (compression = 'none')");
+    let mut position = String::new();
+    for lines in updates(50, 0..200) {
+        position = append_keyed(&server, "latest", &lines);
+    }
+    let content =
+        |server: &Server, table: &str, order: &str| server.rows_at(&format!("SELECT * FROM {table} ORDER BY {order}"), &position);
+    let (rows, docs) = (content(&server, "latest_rows", "id"), content(&server, "latest_docs", "_id"));
+    assert_eq!((rows.len(), docs.len()), (50, 50));
+    server.until("compaction", |server| server.rows("SELECT count(*) FROM latest")[0][0].as_u64().unwrap() < 1_000);
+    let counted = server.rows("SELECT count(*) FROM latest")[0][0].clone();
+    let read = server.rows("SELECT \"offset\", key FROM latest ORDER BY \"offset\"");
+    assert_eq!(counted, read.len(), "counting looks into no record and agrees all the same");
+    let cut = read[read.len() / 2][0].as_u64().unwrap();
+    let above = server.rows(&format!("SELECT count(*) FROM latest WHERE \"offset\" >= {cut}"));
+    assert_eq!(above, [json!([read.len() - read.len() / 2])]);
+    let page = server.get("/v1/streams/latest/partitions/0/records?offset=0&limit=10000&max_bytes=16000000").json();
+    assert_eq!(page["records"].as_array().unwrap().len(), read.len());
+    let _ = server.sql("REBUILD VIEW latest_rows; REBUILD VIEW latest_docs");
+    for view in ["latest_rows", "latest_docs"] {
+        server.until("the rebuild", |server| server.get(&format!("/v1/views/{view}")).json()["generation"] == 2);
+    }
+    assert_eq!((content(&server, "latest_rows", "id"), content(&server, "latest_docs", "_id")), (rows.clone(), docs.clone()));
+    let server = restart(server, &data, true);
+    assert_eq!((content(&server, "latest_rows", "id"), content(&server, "latest_docs", "_id")), (rows, docs));
+}
+
+#[test]
+fn retention_drops_the_oldest_and_what_begins_later_begins_at_what_is_left() {
+    let data = tempfile::tempdir().unwrap();
+    let server = start_quick(data.path());
+    let _ = server.sql(
+        "CREATE STREAM recent WITH (retention_bytes = '2 MiB', segment_bytes = '1 MiB'); \
+        CREATE STREAM ring WITH (retention = 'ring', retention_bytes = '2 MiB', segment_bytes = '1 MiB'); \
+        CREATE TABLE recent_rows (id BIGINT PRIMARY KEY, n BIGINT) USING row FROM STREAM recent",
+    );
+    let mut position = String::new();
+    for lines in updates(1_000_000, 0..200) {
+        position = append_keyed(&server, "recent", &lines);
+        let _ = append_keyed(&server, "ring", &lines);
+    }
+    let start = |server: &Server, name: &str| stream(server, name)["partitions"][0]["log_start"].as_u64().unwrap();
+    server.until("retention", |server| start(server, "recent") > 0 && start(server, "ring") > 0);
+    assert_eq!(server.rows_at("SELECT count(*) FROM recent_rows", &position), [json!([2_000])], "a view keeps what it has");
+    let gone = server.get("/v1/streams/recent/partitions/0/records?offset=0");
+    assert_eq!(gone.status, 400);
+    assert!(gone.error().3.contains("recent/0"), "{}", gone.body);
+    let _ =
+        server.sql("REBUILD VIEW recent_rows; CREATE TABLE later (id BIGINT PRIMARY KEY, n BIGINT) USING row FROM STREAM recent");
+    server.until("the rebuild", |server| server.get("/v1/views/recent_rows").json()["generation"] == 2);
+    let server = restart(server, &data, true);
+    for table in ["recent_rows", "later"] {
+        let row = server.rows_at(&format!("SELECT min(n), max(n), count(*) FROM {table}"), &position)[0].clone();
+        let (first, last, count) = (row[0].as_u64().unwrap(), row[1].as_u64().unwrap(), row[2].as_u64().unwrap());
+        assert!(first > 0 && first <= start(&server, "recent"), "{table} begins at {first}");
+        assert_eq!((last, count), (1_999, 2_000 - first), "{table}");
+    }
+    assert!(server.get("/readyz").status == 200, "{}", server.get("/readyz").body);
+}
+
+/// The value of a metric of partition 0 of a stream.
+fn metric(text: &str, name: &str, stream: &str) -> u64 {
+    let start = format!("headwater_{name}{{stream=\"{stream}\",partition=\"0\"}} ");
+    let line = text.lines().find_map(|line| line.strip_prefix(&start)).unwrap_or_else(|| panic!("{start} in {text}"));
+    line.parse().unwrap()
+}
+
+#[test]
+fn what_is_kept_where_is_shown_by_partition_by_stream_and_as_a_whole() {
+    let (server, _data) = start();
+    let _ = server.sql("CREATE STREAM a WITH (partitions = 2); CREATE STREAM b");
+    let _ = server.append("b", &commit_lines(0..500));
+    for partition in 0..2 {
+        let _ = appended(&server, "a", &json!({"records": [{"value": 1, "partition": partition}]}));
+    }
+    let _ = server.get("/v1/streams/b/partitions/0/records");
+    let text = server.get("/metrics").body;
+    for (name, value) in [
+        ("partition_log_start_offset", 0),
+        ("partition_committed_offset", 500),
+        ("partition_flushed_offset", 500),
+        ("partition_appended_offset", 500),
+        ("partition_segments", 1),
+        ("partition_ram_segments", 1),
+        ("partition_unflushed_records", 0),
+        ("partition_damaged_segments", 0),
+        ("partition_writable", 1),
+    ] {
+        assert_eq!(metric(&text, name, "b"), value, "{name}");
+    }
+    assert!(metric(&text, "partition_ram_hits_total", "b") > 0 && metric(&text, "partition_ram_chunks", "b") > 0);
+    for name in
+        ["ram_tier_used_bytes", "ram_tier_budget_bytes", "ram_tier_chunks", "ram_tier_hits_total", "ram_tier_misses_total"]
+    {
+        assert!(text.contains(&format!("\nheadwater_{name} ")), "{name} in {text}");
+    }
+    let a = stream(&server, "a");
+    assert_eq!(
+        (&a["totals"]["records"], &a["totals"]["segments"], &a["totals"]["ram_segments"]),
+        (&json!(2), &json!(2), &json!(2))
+    );
+    let all = server.get("/v1/streams").json();
+    let of = |streams: &Value, name: &str| -> u64 {
+        streams.as_array().unwrap().iter().map(|s| s["totals"][name].as_u64().unwrap()).sum()
+    };
+    assert_eq!(all["ram"]["chunks"], of(&all["streams"], "ram_chunks"));
+    assert_eq!(all["ram"]["hits"], of(&all["streams"], "ram_hits"));
+    assert!(all["ram"]["used_bytes"].as_u64().unwrap() <= all["ram"]["budget_bytes"].as_u64().unwrap());
+}

@@ -35,7 +35,7 @@ fn value(n: u32) -> f64 {
 
 impl Projection<Points> for Gauges {
     fn project(&mut self, batch: &Batch, _: Offset, _: &mut Rejects) -> Result<Points, ViewError> {
-        let until = batch.base_offset().advance(u64::from(batch.count()));
+        let until = batch.end_offset();
         let offsets: Vec<Offset> = (batch.base_offset().value()..until.value()).map(Offset::new).collect();
         let numbers: Vec<u32> = offsets.iter().map(|offset| u32::try_from(offset.value())).collect::<Result<_, _>>()?;
         let times = numbers.iter().map(|n| START + i64::from(n / SENSORS) * INTERVAL_MICROS);

@@ -74,7 +74,7 @@ impl Materializer for SeriesMaterializer {
 
     fn apply(&mut self, batch: &Batch, rejects: &mut Rejects) -> Result<(), ViewError> {
         let next = self.next_offset();
-        let end = batch.base_offset().advance(u64::from(batch.count()));
+        let end = batch.end_offset();
         if batch.base_offset() > next {
             return Err(Error::OutOfOrder { expected: next, found: batch.base_offset() }.into());
         }

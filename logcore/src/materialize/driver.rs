@@ -3,6 +3,13 @@
 //! The catalog's owner attaches a [`Task`] for every (view, generation, partition). A commit wakes the task; a worker reads
 //! frames, applies them for a slice of work, publishes how far readers see, and checkpoints by size and age.
 //!
+//! # Retention and compaction
+//! A task holds what its checkpoint has not (see [`Holder`]). A new view begins at the first record that is kept; one that
+//! retention overtook stops and says so, since what it would leave out nobody would see.
+//!
+//! # Invariants
+//! A view is made durable only up to what the log has made durable: the log is flushed first where that is not so.
+//!
 //! # Concurrency
 //! A task is run by one worker at a time. Its state says whether it is idle, queued or running, so the queue never holds it
 //! twice and is bounded by the number of tasks.
@@ -21,7 +28,7 @@ use crate::error::{Error, Result};
 use crate::frame::batch::Batch;
 use crate::frame::{Frame, FrameKind};
 use crate::partition::watermark::Watermark;
-use crate::partition::{CommitListener, Partition};
+use crate::partition::{CommitListener, Hold, Holder, LogReader, Partition};
 use crate::sys::{clock, thread};
 use crate::types::Offset;
 
@@ -79,12 +86,16 @@ const RUNNING: u8 = 2;
 const RUNNING_AGAIN: u8 = 3;
 
 struct Work {
+    /// Where it reads on.
+    reader: Option<LogReader>,
     materializer: Box<dyn Materializer>,
     dead_letters: DeadLetters,
     rejects: Rejects,
     last_checkpoint: Instant,
     checkpointed: Offset,
     unseen_since: Option<Instant>,
+    /// The log could not be made durable the last time that it had to be.
+    unflushed: bool,
     not_before: Option<Instant>,
 }
 
@@ -181,17 +192,22 @@ impl Driver {
             state: Mutex::new(TaskState::Running),
             dead: Mutex::new((dead_letters.count(), dead_letters.recent())),
             work: Mutex::new(Some(Work {
+                reader: None,
                 materializer,
                 dead_letters,
                 rejects: Rejects::default(),
                 last_checkpoint: now,
                 checkpointed: next,
                 unseen_since: None,
+                unflushed: false,
                 not_before: None,
             })),
         });
         let listener: Arc<dyn CommitListener> = Arc::clone(&task) as Arc<dyn CommitListener>;
         partition.listen(Arc::downgrade(&listener));
+        // Before the first look at where the log starts: from here on nothing that the view needs goes.
+        let holder: Arc<dyn Holder> = Arc::clone(&task) as Arc<dyn Holder>;
+        partition.hold(Hold::View, Arc::downgrade(&holder));
         self.inner.tasks.lock().expect("no code panics inside").push(Arc::clone(&task));
         task.schedule();
         Ok(task)
@@ -286,6 +302,12 @@ impl CommitListener for Task {
     fn committed(&self) {
         self.behind_since.lock().expect("no code panics inside").get_or_insert_with(clock::monotonic);
         self.schedule();
+    }
+}
+
+impl Holder for Task {
+    fn needed_from(&self) -> Option<Offset> {
+        if self.detached.load(Ordering::Acquire) { None } else { Some(self.checkpointed()) }
     }
 }
 
@@ -447,7 +469,7 @@ impl Task {
                 self.checkpoint(work)?;
             }
             if self.refresh_due(work, options) {
-                work.materializer.make_visible()?;
+                self.make_visible(work)?;
             }
             self.publish(work);
             let (records, ran) = self.progress();
@@ -462,15 +484,67 @@ impl Task {
 
     /// Applies what one read gives; `false` at the committed end.
     fn step(&self, work: &mut Work) -> Result<bool, ViewError> {
-        let frames = self.partition.read(work.materializer.next_offset(), STEP_BYTES)?;
+        let next = work.materializer.next_offset();
+        let reader = match work.reader.take().filter(|reader| reader.next_offset() == next) {
+            Some(reader) => work.reader.insert(reader),
+            None => work.reader.insert(self.partition.reader(next)),
+        };
+        let frames = match reader.read(STEP_BYTES) {
+            Err(Error::OffsetOutOfRange { log_start, .. }) if next < log_start => {
+                return self.begin_at(work, log_start).map(|()| true);
+            }
+            other => other?,
+        };
+        if frames.is_empty() {
+            // What it read ahead is not kept by a view that has nothing to do.
+            work.reader = None;
+        }
         for frame in &frames {
             self.apply(work, frame)?;
             // Shown at just the offset that is waited for, so that several views can be read at one.
             if frame.end_offset().value() == self.wanted.load(Ordering::Acquire) {
-                work.materializer.make_visible()?;
+                self.make_visible(work)?;
             }
         }
         Ok(!frames.is_empty())
+    }
+
+    /// The records before `log_start` are gone. A view that has none yet begins there; for others that is a hole.
+    fn begin_at(&self, work: &mut Work, log_start: Offset) -> Result<(), ViewError> {
+        let next = work.materializer.next_offset();
+        if next == Offset::ZERO {
+            return work.materializer.skip_to(log_start);
+        }
+        let last = log_start.before().unwrap_or_default();
+        Err(format!(
+            "the records {next} to {last} of {} are gone: retention dropped them before this view had applied them; REBUILD VIEW {} \
+             starts it again from what is left",
+            self.partition.id(),
+            self.name
+        )
+        .into())
+    }
+
+    /// Whether the log is durable up to what is applied, after a flush if it takes one.
+    fn is_flushed(&self, work: &mut Work) -> bool {
+        let next = work.materializer.next_offset();
+        if self.partition.flushed() >= next {
+            return true;
+        }
+        let flushed = self.partition.flush();
+        if let (Err(error), false) = (&flushed, work.unflushed) {
+            tracing::warn!(view = self.name, %error, "the log can't be made durable, and so the view can't");
+        }
+        work.unflushed = flushed.is_err();
+        flushed.is_ok() && self.partition.flushed() >= next
+    }
+
+    /// Lets readers see what is applied. To some views that means durable, so the log must be durable first.
+    fn make_visible(&self, work: &mut Work) -> Result<(), ViewError> {
+        if work.materializer.visible() < work.materializer.next_offset() && self.is_flushed(work) {
+            work.materializer.make_visible()?;
+        }
+        Ok(())
     }
 
     fn apply(&self, work: &mut Work, frame: &Frame) -> Result<(), ViewError> {
@@ -485,6 +559,9 @@ impl Task {
                 }
             }
         } else {
+            work.materializer.skip_to(frame.end_offset())?;
+        }
+        if work.materializer.next_offset() < frame.end_offset() {
             work.materializer.skip_to(frame.end_offset())?;
         }
         let after = work.materializer.next_offset();
@@ -512,6 +589,11 @@ impl Task {
     }
 
     fn checkpoint(&self, work: &mut Work) -> Result<(), ViewError> {
+        if !self.is_flushed(work) {
+            // Tried again after the usual time; nothing comes in meanwhile.
+            work.last_checkpoint = clock::monotonic();
+            return Ok(());
+        }
         let (next, flushed) = (work.materializer.next_offset(), self.partition.flushed());
         assert!(next <= flushed, "a checkpoint at {next} would run ahead of what is flushed, {flushed}");
         work.dead_letters.sync()?;

@@ -37,7 +37,8 @@ pub trait Materializer: Send {
     }
 
     /// Applies a batch. Its first offset is [`Self::next_offset`], or lies below it when a batch was applied in part before a
-    /// restart: records below are skipped. Afterwards `next_offset` is the batch's end.
+    /// restart: records below are skipped. Afterwards `next_offset` is [`Batch::end_offset`], which after compaction lies behind
+    /// more offsets than there are records.
     ///
     /// # Errors
     /// Local faults only. Records that can't be applied go to `rejects`.
@@ -49,7 +50,8 @@ pub trait Materializer: Send {
     /// Local faults only.
     fn skip_to(&mut self, next: Offset) -> Result<(), ViewError>;
 
-    /// Lets readers see everything applied so far, so that `visible` equals `next_offset`.
+    /// Lets readers see everything applied so far, so that `visible` equals `next_offset`. May make it durable too: it is called
+    /// only when the log is durable up to `next_offset`, unless everything is visible already.
     ///
     /// # Errors
     /// Local faults only.

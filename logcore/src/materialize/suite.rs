@@ -8,7 +8,7 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::{Materializer, Rejects};
-use crate::frame::batch::{Batch, BatchBuilder, Compression, NewRecord, set_place};
+use crate::frame::batch::{Batch, BatchBuilder, Compression, NewRecord, Record, Rewritten, rewrite, set_place};
 use crate::types::{Offset, Term, TimestampMillis};
 
 /// A view opened for the suite: the writing side, and a way to see its whole visible content as text.
@@ -49,7 +49,7 @@ pub fn batches(records: &[(Option<String>, Option<String>)], records_per_batch: 
 fn feed(opened: &mut Opened, batches: &[Batch]) {
     let mut rejects = Rejects::default();
     for batch in batches {
-        let end = batch.base_offset().advance(u64::from(batch.count()));
+        let end = batch.end_offset();
         if end > opened.materializer.next_offset() {
             opened.materializer.apply(batch, &mut rejects).expect("no local fault");
             assert_eq!(opened.materializer.next_offset(), end, "a batch is applied as a whole");
@@ -119,6 +119,43 @@ pub fn a_gap_is_remembered(open: Opener<'_>, batches: &[Batch]) {
     assert_eq!((opened.content)(), before);
 }
 
+/// Batches that compaction took records out of still count with all their offsets, also for a view that stands inside of one.
+#[allow(clippy::missing_panics_doc, reason = "see above")]
+pub fn what_compaction_left_is_applied_to_its_end(open: Opener<'_>, batches: &[Batch]) {
+    let batches: Vec<Batch> = batches.iter().map(thinned).collect();
+    assert!(batches.iter().any(|batch| u64::from(batch.count()) < batch.base_offset().records_until(batch.end_offset())));
+    a_replay_changes_nothing(open, &batches);
+    a_crash_at_any_step_loses_and_doubles_nothing(open, &batches);
+    let dir = tempdir("inside");
+    let (first, rest) = batches.split_first().expect("the suite is given batches");
+    let mut opened = open(&dir.0);
+    let inside = first.base_offset().records_until(first.end_offset()) - 1;
+    opened.materializer.skip_to(first.base_offset().advance(inside)).expect("no local fault");
+    feed(&mut opened, std::slice::from_ref(first));
+    feed(&mut opened, rest);
+}
+
+/// The batch without every third record; the last record left stays.
+fn thinned(batch: &Batch) -> Batch {
+    let mut builder = BatchBuilder::new();
+    for record in batch.records() {
+        let record = record.expect("the suite's batches are well-formed");
+        builder.push(&NewRecord { key: record.key, value: record.value, headers: &[], timestamp: record.timestamp });
+    }
+    let mut raw = builder.finish(Compression::None);
+    set_place(&mut raw, batch.base_offset(), Term::new(1));
+    let raw = Bytes::from(raw);
+    let mut at = 0;
+    let keep = |_: &Record<'_>| {
+        at += 1;
+        at % 3 != 0
+    };
+    match rewrite(&raw, keep).expect("it was just built") {
+        Rewritten::Batch(raw) => Batch::open(&raw.into()).expect("it was just written"),
+        _ => batch.clone(),
+    }
+}
+
 struct TempDir(std::path::PathBuf);
 
 impl Drop for TempDir {
@@ -153,6 +190,7 @@ macro_rules! materializer_suite {
             case!(a_replay_changes_nothing);
             case!(a_crash_at_any_step_loses_and_doubles_nothing);
             case!(a_gap_is_remembered);
+            case!(what_compaction_left_is_applied_to_its_end);
         }
     };
 }

@@ -50,6 +50,10 @@ impl Shared {
     /// # Errors
     /// When a segment can't be read or written; it and those behind it stay as they are.
     pub fn compact(&self, now: TimestampMillis, go_on: impl Fn() -> bool) -> Result<Option<CleanStats>> {
+        self.compact_within(KEYS_BYTES_MAX, now, go_on)
+    }
+
+    fn compact_within(&self, keys_bytes: usize, now: TimestampMillis, go_on: impl Fn() -> bool) -> Result<Option<CleanStats>> {
         let Some(compaction) = self.options().compaction else { return Ok(None) };
         let mut progress = self.compacting.lock().expect("no code panics inside");
         let go_on = || go_on() && !self.is_closing();
@@ -58,7 +62,7 @@ impl Shared {
         if !go_on() || !(progress.goes_on || is_due(&segments)?) {
             return Ok(None);
         }
-        let mut cleaner = Cleaner::new(KEYS_BYTES_MAX, last, now, compaction.tombstone_grace);
+        let mut cleaner = Cleaner::new(keys_bytes, last, now, compaction.tombstone_grace);
         let observed = observe(&segments, progress.until, &mut cleaner, &go_on);
         let covered = cleaner.covered_until();
         progress.goes_on = observed.is_ok() && progress.until < covered && covered < last;
@@ -251,5 +255,71 @@ impl Rewriting {
         self.file.write(trailer_at, &[trailer.into()], Durability::None)?;
         self.file.sync()?;
         Ok(meta)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::frame::batch::{Batch, BatchBuilder, Compression, NewRecord};
+    use crate::io::sim::SimDisk;
+    use crate::log::{Log, LogOptions};
+    use crate::partition::{Compaction, Partition, PartitionOptions, Proposal};
+    use crate::types::{PartitionRef, StreamId};
+
+    fn last_of_each(partition: &Partition) -> (usize, BTreeMap<Vec<u8>, u64>) {
+        let (mut next, mut count, mut last) = (partition.log_start(), 0, BTreeMap::new());
+        while next < partition.committed().get() {
+            for frame in partition.read(next, 1 << 20).unwrap() {
+                next = frame.end_offset();
+                if frame.header.kind == FrameKind::Batch {
+                    for record in Batch::open(&frame.body).unwrap().records() {
+                        let record = record.unwrap();
+                        count += 1;
+                        last.insert(record.key.unwrap().to_vec(), record.offset.value());
+                    }
+                }
+            }
+        }
+        (count, last)
+    }
+
+    /// More keys than memory holds: each pass goes on where the last one ended, until all is done, and then it rests.
+    #[test]
+    fn many_keys_take_several_passes() {
+        let options =
+            PartitionOptions { segment_bytes: 64 << 10, compaction: Some(Compaction::default()), ..PartitionOptions::default() };
+        let kept = LogOptions {
+            partition: options,
+            reserve_bytes: 0,
+            keeper_interval: std::time::Duration::MAX,
+            ..LogOptions::default()
+        };
+        let log = Log::open_on(Arc::new(SimDisk::new()), "/sim".as_ref(), kept, None).unwrap();
+        let partition = log.open_partition(PartitionRef::new(StreamId::new(20), 0)).unwrap();
+        for n in 0..300_u32 {
+            let mut builder = BatchBuilder::new();
+            for k in 0..3 {
+                let key = ((n * 3 + k) % 200).to_be_bytes();
+                builder.push(&NewRecord { key: Some(&key), value: Some(&[7; 300]), ..NewRecord::default() });
+            }
+            let proposal = Proposal::from_records(builder, Compression::None).unwrap();
+            partition.try_append(proposal).unwrap().wait().unwrap();
+        }
+        let (before, last) = last_of_each(&partition);
+        assert_eq!((before, last.len()), (900, 200));
+        // Room for 40 keys.
+        let budget = 50 * 24;
+        let mut passes = 0;
+        while partition.shared.compact_within(budget, TimestampMillis::new(0), || true).unwrap().is_some() {
+            passes += 1;
+            assert!(passes < 100, "each pass comes further");
+            assert_eq!(last_of_each(&partition).1, last);
+        }
+        assert!(passes > 10);
+        let (left, _) = last_of_each(&partition);
+        assert!(left < 300, "{left} records are left");
     }
 }

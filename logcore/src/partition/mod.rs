@@ -41,6 +41,7 @@ use crate::types::{Offset, PartitionRef, RaftIndex, TimestampMillis};
 pub use admission::Conditions;
 pub use options::{AckClass, Compaction, PartitionOptions, Retention};
 use owner::{BATCH_BYTES_MAX, DurablePlace, Message, Offer};
+pub use reader::LogReader;
 
 /// A batch on its way into the log.
 #[derive(Debug)]
@@ -209,6 +210,8 @@ pub(crate) struct Shared {
     pub of: Arc<SegmentsOf>,
     pub arena: Arc<Arena>,
     options: RwLock<PartitionOptions>,
+    /// How often they were changed.
+    option_changes: AtomicU64,
     pub reserve_bytes: u64,
     segments: RwLock<Vec<Arc<Segment>>>,
     pub tail: Arc<RwLock<Tail>>,
@@ -249,6 +252,11 @@ impl Shared {
 
     pub fn set_options(&self, options: PartitionOptions) {
         *self.options.write().expect("no code panics inside") = options;
+        self.option_changes.fetch_add(1, Ordering::Release);
+    }
+
+    pub fn option_changes(&self) -> u64 {
+        self.option_changes.load(Ordering::Acquire)
     }
 
     pub fn write_error(&self) -> Option<Error> {
@@ -414,6 +422,8 @@ pub struct PartitionStatus {
     pub segments: usize,
     /// Bytes of records and frames on disk; sealed segments nobody read since the start count with their whole length.
     pub bytes: u64,
+    /// Segments of which at least a part is in RAM.
+    pub ram_segments: usize,
     /// Chunks in RAM.
     pub ram_chunks: usize,
     /// Their bytes.
@@ -542,11 +552,12 @@ impl Partition {
     /// A picture of its state.
     #[must_use]
     pub fn status(&self) -> PartitionStatus {
-        let (ram_chunks, ram_bytes) = {
+        let (ram_chunks, ram_bytes, ram_start) = {
             let tail = self.shared.tail.read().expect("no code panics inside");
-            (tail.len(), tail.len_bytes())
+            (tail.len(), tail.len_bytes(), tail.start())
         };
         let segments = self.shared.segments();
+        let in_ram = |segment: &&Arc<Segment>| ram_start.is_some_and(|start| segment.next_base().is_none_or(|end| end > start));
         let segment_bytes = self.shared.options().segment_bytes;
         // What was not looked into since the start is full, but for the little its seal left free.
         let bytes = segments.iter().map(|segment| segment.known_bytes().unwrap_or(segment_bytes)).sum();
@@ -557,6 +568,7 @@ impl Partition {
             appended: self.shared.appended.get(),
             segments: segments.len(),
             bytes,
+            ram_segments: segments.iter().filter(in_ram).count(),
             ram_chunks,
             ram_bytes,
             ram_hits: self.shared.reads.ram.load(Ordering::Relaxed),

@@ -10,7 +10,7 @@
 //! can leave an empty newest file behind one that is not sealed: it is removed, and the one before is the newest.
 
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};
 
 use bytes::Bytes;
@@ -67,6 +67,7 @@ impl Opening<'_> {
             of,
             arena: self.arena,
             options: RwLock::new(self.options),
+            option_changes: AtomicU64::new(0),
             reserve_bytes: self.reserve_bytes,
             segments: RwLock::new(segments),
             tail: Arc::new(RwLock::new(Tail::default())),
@@ -101,6 +102,13 @@ fn find_segments(of: &Arc<SegmentsOf>) -> Result<Vec<Arc<Segment>>> {
     }
     let bases = names.iter().filter_map(|name| Segment::parse_file_name(name));
     let segments: Vec<Arc<Segment>> = bases.map(|base| Segment::at(of, base)).collect();
+    // What a clean stop left beside a segment that is sealed by now.
+    let newest_index = segments.last().map(|newest| newest.index_path());
+    for path in names.iter().filter(|name| name.ends_with(".idx")).map(|name| of.dir.join(name)) {
+        if newest_index.as_ref() != Some(&path) {
+            of.io.remove(&path)?;
+        }
+    }
     for pair in segments.windows(2) {
         pair[0].followed_by(pair[1].base_offset);
     }

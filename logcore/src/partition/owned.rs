@@ -93,6 +93,8 @@ enum Spare {
 pub(crate) struct Owned {
     shared: Arc<Shared>,
     options: PartitionOptions,
+    /// The changes that they include.
+    options_seen: u64,
     active: Option<Active>,
     /// Where the log ends while no segment is active.
     end: SegmentEnd,
@@ -139,7 +141,8 @@ pub(crate) struct Opened {
 impl Owned {
     pub fn new(shared: Arc<Shared>, opened: Opened, commit: Box<dyn Commit>) -> Self {
         let Opened { active, end, previous_hash, producers, newest_bytes } = opened;
-        let (now, options, term) = (clock::monotonic(), shared.options(), end.term.next());
+        let (now, changes, term) = (clock::monotonic(), shared.option_changes(), end.term.next());
+        let options = shared.options();
         let active = active.map(|(segment, capacity)| Active::new(segment, capacity, shared.ram(), end, term));
         Self {
             active,
@@ -165,6 +168,7 @@ impl Owned {
             last_append: now,
             detach: None,
             gone: false,
+            options_seen: changes,
             options,
             shared,
         }
@@ -199,7 +203,20 @@ impl Owned {
         self.active.as_ref().map_or(0, Active::unsubmitted_bytes)
     }
 
+    /// Takes up options that were changed: an append that comes after a change is answered by it.
+    fn heed_options(&mut self) {
+        let changes = self.shared.option_changes();
+        if changes != self.options_seen {
+            (self.options, self.options_seen) = (self.shared.options(), changes);
+            if self.options.ack == AckClass::Disk {
+                // What was answered in RAM before is not kept there longer than any other.
+                self.flush_due = None;
+            }
+        }
+    }
+
     pub fn offer(&mut self, offer: Offer) {
+        self.heed_options();
         if self.stash.is_empty() && matches!(self.blocked, Blocked::No) {
             self.admit(offer);
         } else {
@@ -434,13 +451,9 @@ impl Owned {
 
     /// Does what has become possible: take up what waited, begin the next segment, start writes, go idle.
     pub fn advance(&mut self, slot: u64, tell: &Sender<Completion>, now: Instant) {
-        self.options = self.shared.options();
+        self.heed_options();
         if let Some(active) = &mut self.active {
             active.ceiling_ahead = if self.options.ack == AckClass::Memory { CEILING_AHEAD } else { 0 };
-        }
-        if self.options.ack == AckClass::Disk {
-            // What was answered in RAM before the stream was altered is not kept there longer than any other.
-            self.flush_due = None;
         }
         if self.shared.write_error().is_some() {
             self.refuse_all();
@@ -537,7 +550,8 @@ impl Owned {
             Spare::Ready(bytes) => *bytes < needed,
             Spare::Failed(at) => now.duration_since(*at) >= RETRY,
         };
-        if !due || !free || self.shared.write_error().is_some() {
+        // Until the last one has its name, the next would be made in the very file that becomes the active segment.
+        if !due || !free || self.pipeline.is_placing() || self.shared.write_error().is_some() {
             return;
         }
         let usual = (self.segment_capacity * 4).max(FIRST_SEGMENT_BYTES).min(self.options.segment_bytes);

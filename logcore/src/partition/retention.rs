@@ -108,13 +108,14 @@ impl Shared {
         let _changing = self.changing.lock().expect("no code panics inside");
         let Some(segment) = self.segment_at(base_offset).filter(|_| !self.is_closing()) else { return Ok(()) };
         segment.retire();
-        // The segment itself last: once it is gone it must not be in the list, whatever else fails.
-        let removed = self.io().remove(&segment.index_path()).and_then(|()| self.io().remove(segment.path()));
+        let removed = self.io().remove(segment.path());
         if removed.is_ok() || self.is_gone(&segment) {
             self.remove_segment(base_offset);
         } else {
             self.replace_segment(segment.again());
         }
+        // What a clean stop may have left beside it; the next start removes what can't be removed now.
+        let _ = self.io().remove(&segment.index_path());
         removed
     }
 

@@ -161,12 +161,19 @@ pub(crate) fn encode_index_file(footer: &Footer) -> Vec<u8> {
 }
 
 /// Reads an `.idx` file; `None` when it is not whole.
-pub(crate) fn decode_index_file(mut raw: &[u8]) -> Option<Footer> {
+pub(crate) fn decode_index_file(raw: &[u8]) -> Option<Footer> {
+    inspect_index_file(raw).ok().and_then(|(footer, whole)| whole.then_some(footer))
+}
+
+/// Reads an `.idx` file as far as it can be read, and says whether its checksum is right.
+pub(crate) fn inspect_index_file(mut raw: &[u8]) -> Result<(Footer, bool), &'static str> {
     let raw = &mut raw;
-    if take::<4>(raw)? != *INDEX_MAGIC || u32::from_le_bytes(take(raw)?) != crc32c::crc32c(raw) {
-        return None;
+    if take::<4>(raw) != Some(*INDEX_MAGIC) {
+        return Err("it does not begin as an index does");
     }
-    Footer::decode(raw)
+    let crc = u32::from_le_bytes(take(raw).ok_or("it is shorter than an index header")?);
+    let whole = crc == crc32c::crc32c(raw);
+    Footer::decode(raw).map(|footer| (footer, whole)).ok_or("it is cut off, or its version is unknown")
 }
 
 /// Where a sealed segment's footer stands.

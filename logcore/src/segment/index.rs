@@ -13,12 +13,15 @@ use crate::types::{Offset, RaftIndex, Term, TimestampMillis, len_u32};
 const INTERVAL_BYTES: u64 = 16 << 10;
 const ENTRY_BYTES: usize = 24;
 
+/// A place of an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Entry {
-    offset: Offset,
-    position: u64,
+pub struct Entry {
+    /// The first offset of a frame.
+    pub offset: Offset,
+    /// Where in the file it stands.
+    pub position: u64,
     /// The largest timestamp of all records before `position`.
-    max_timestamp_before: TimestampMillis,
+    pub max_timestamp_before: TimestampMillis,
 }
 
 /// Where a segment's content ends and what the next entry links to.
@@ -91,6 +94,12 @@ impl SparseIndex {
     pub fn offset_before(&self, timestamp: TimestampMillis) -> Option<Offset> {
         let after = self.entries.partition_point(|entry| entry.max_timestamp_before < timestamp);
         after.checked_sub(1).map(|at| self.entries[at].offset)
+    }
+
+    /// Its places, in order.
+    #[must_use]
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
     }
 
     /// Bytes of [`Self::encode_entries`], and about those it takes in memory.

@@ -1,7 +1,8 @@
 //! A segment: a contiguous run of frames of one partition in one file, and its index.
 //!
 //! [`active`] appends to the newest one, [`recovery`] reads one back after an unclean stop, [`footer`] is what a sealed one says
-//! of itself, [`compact`] rewrites sealed ones. `partition` owns the list of them.
+//! of itself, [`compact`] rewrites sealed ones, [`inspect`] shows
+//! one to people. `partition` owns the list of them.
 //!
 //! # Invariants
 //! - A sealed file is never written again. Compaction puts another file in its place and another [`Segment`] in the list; whoever
@@ -12,6 +13,7 @@ pub(crate) mod active;
 pub(crate) mod compact;
 pub(crate) mod footer;
 pub(crate) mod index;
+pub mod inspect;
 mod producers;
 pub(crate) mod recent;
 pub(crate) mod recovery;
@@ -252,7 +254,7 @@ impl Segment {
         self.facts.get().map(|facts| facts.end.position).or(active)
     }
 
-    pub fn index_path(&self) -> PathBuf {
+    pub(crate) fn index_path(&self) -> PathBuf {
         self.path.with_extension("idx")
     }
 

@@ -159,26 +159,36 @@ pub(crate) struct Scan {
     unproven: VecDeque<(RaftIndex, u64)>,
 }
 
-struct Scanner<'a> {
-    file: &'a dyn DiskFile,
+/// Gives bytes from a position: so many, or what there is.
+pub(crate) type ReadAt<'a> = &'a dyn Fn(u64, usize) -> Result<Bytes>;
+
+/// Looks into a segment through a window, so that a file of any length takes little memory.
+pub(crate) struct Scanner<'a> {
+    read: ReadAt<'a>,
     len: u64,
     window_at: u64,
     window: Bytes,
 }
 
-impl Scanner<'_> {
+impl<'a> Scanner<'a> {
+    /// Looks into `len` bytes.
+    pub fn new(read: ReadAt<'a>, len: u64) -> Self {
+        Self { read, len, window_at: 0, window: Bytes::new() }
+    }
+
     /// At least `bytes` from `at` on, or what the file has.
-    fn window(&mut self, at: u64, bytes: usize) -> Result<Bytes> {
+    pub fn window(&mut self, at: u64, bytes: usize) -> Result<Bytes> {
         let have = self.window_at + self.window.len() as u64;
         let want = (at + bytes as u64).min(self.len);
         if at < self.window_at || want > have {
-            self.window = self.file.read(at, bytes.max(READ_BYTES))?;
+            self.window = (self.read)(at, bytes.max(READ_BYTES))?;
             self.window_at = at;
         }
         Ok(self.window.slice(index(at - self.window_at)..))
     }
 
-    fn look(&mut self, at: u64) -> Result<Found> {
+    /// What stands at `at`.
+    pub fn look(&mut self, at: u64) -> Result<Found> {
         let found = take_frame(&self.window(at, HEADER_BYTES)?, Verify::All);
         let Found::NeedsBytes(bytes) = found else { return Ok(found) };
         if at + bytes as u64 > self.len {
@@ -188,10 +198,14 @@ impl Scanner<'_> {
     }
 
     /// The next place at or after `from` where a frame of `wanted` kinds stands whole.
-    fn seek(&mut self, from: u64, wanted: impl Fn(u64, &Frame) -> bool) -> Result<Option<u64>> {
+    pub fn seek(&mut self, from: u64, wanted: impl Fn(u64, &Frame) -> bool) -> Result<Option<u64>> {
         let mut at = from.next_multiple_of(8);
         while at + HEADER_BYTES as u64 <= self.len {
             let window = self.window(at, HEADER_BYTES)?;
+            if window.len() < HEADER_BYTES {
+                // The file became shorter meanwhile.
+                break;
+            }
             let candidate = window.chunks_exact(8).position(|eight| eight[..4] == MAGIC.to_le_bytes());
             match candidate {
                 None => at += (window.len() / 8 * 8) as u64,
@@ -218,7 +232,8 @@ impl Scanner<'_> {
 pub(crate) fn scan(file: &dyn DiskFile, base_offset: Offset, before: Option<&Before>, until: Option<u64>) -> Result<Scan> {
     let file_bytes = file.len_bytes()?;
     let len = until.map_or(file_bytes, |until| until.min(file_bytes));
-    let mut scanner = Scanner { file, len, window_at: 0, window: Bytes::new() };
+    let read = |at, len| file.read(at, len);
+    let mut scanner = Scanner::new(&read, len);
     let start = before.map_or_else(|| SegmentEnd::empty(base_offset), |before| before.end);
     let end = SegmentEnd { position: 0, ..start }.without_timestamps();
     let mut scan = Scan {

@@ -69,6 +69,54 @@ pub fn read_range(path: &Path, at: u64, len: usize) -> Result<Vec<u8>> {
     Ok(content)
 }
 
+/// A file that is only read: it may belong to someone else.
+pub struct ReadFile {
+    file: File,
+    path: PathBuf,
+    len_bytes: u64,
+}
+
+impl ReadFile {
+    /// Opens `path`.
+    ///
+    /// # Errors
+    /// When it is not there, can't be read, or is a folder.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io("opening", path))?;
+        let metadata = file.metadata().map_err(Error::io("reading the length of", path))?;
+        if metadata.is_dir() {
+            return Err(Error::io("opening", path)(std::io::ErrorKind::IsADirectory.into()));
+        }
+        Ok(Self { file, path: path.to_owned(), len_bytes: metadata.len() })
+    }
+
+    /// Its length when it was opened.
+    #[must_use]
+    pub fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+
+    /// `len` bytes from `at`; fewer at its end.
+    ///
+    /// # Errors
+    /// When the system does not give them.
+    pub fn read_at(&self, at: u64, len: usize) -> Result<Vec<u8>> {
+        use std::os::unix::fs::FileExt;
+        let mut content = vec![0; len];
+        let mut filled = 0;
+        while filled < len {
+            match self.file.read_at(&mut content[filled..], at + filled as u64) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::io("reading", &self.path)(error)),
+            }
+        }
+        content.truncate(filled);
+        Ok(content)
+    }
+}
+
 /// The names in a folder, sorted; none when there is no such folder.
 ///
 /// # Errors

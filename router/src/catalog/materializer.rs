@@ -53,7 +53,7 @@ impl Materializer for CatalogMaterializer {
             }
         }
         *self.catalog.state.write().expect("no code panics inside") = Arc::new(state);
-        self.next = batch.base_offset().advance(u64::from(batch.count()));
+        self.next = batch.end_offset();
         Ok(())
     }
 

@@ -8,6 +8,6 @@ mod options;
 mod record;
 mod state;
 
-pub use options::{COMPRESSIONS, RetentionPolicy, StreamOptions};
+pub use options::{RetentionPolicy, StreamOptions};
 pub use record::CatalogRecord;
 pub use state::{CatalogState, SeriesDef, Source, StreamDef, TableDef, TableKind};

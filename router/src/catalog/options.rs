@@ -82,9 +82,6 @@ impl Default for StreamOptions {
     }
 }
 
-/// The compressions there are, by name.
-pub const COMPRESSIONS: [(&str, Compression); 2] = [("none", Compression::None), ("zstd", Compression::Zstd)];
-
 impl StreamOptions {
     /// How its partitions are kept, where the server's `defaults` hold for what the stream does not say.
     #[must_use]
@@ -119,7 +116,7 @@ impl StreamOptions {
     /// How batches built here are compressed.
     #[must_use]
     pub fn compression(&self) -> Compression {
-        COMPRESSIONS.iter().find(|(name, _)| *name == self.compression).map_or(Compression::None, |(_, compression)| *compression)
+        self.compression.parse().unwrap_or_default()
     }
 
     /// The retention as it is written in SQL.

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use logcore::AckClass;
+use logcore::{AckClass, Compression};
 
-use crate::catalog::{COMPRESSIONS, RetentionPolicy, StreamOptions};
+use crate::catalog::{RetentionPolicy, StreamOptions};
 use crate::error::{Error, Result, nearest};
 use crate::sql::ddl::Options;
 use crate::units::{SIZE_HINT, SPAN_HINT, parse_size, parse_span, show_size, show_span};
@@ -25,8 +25,6 @@ const SEGMENT_BYTES_MIN: u64 = 1 << 20;
 const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 const RETENTION_BYTES_MIN: u64 = 1 << 20;
 const FLUSH_INTERVAL_MAX: Duration = Duration::from_hours(1);
-/// Compressions that the design has and this version has not.
-const COMPRESSIONS_LATER: [&str; 3] = ["gzip", "snappy", "lz4"];
 
 /// Takes the options out of `given` and puts them over `before`; `creating` allows and takes none but these and `partitions`.
 ///
@@ -115,13 +113,10 @@ fn ack(text: &str) -> Result<AckClass> {
 }
 
 fn compression(text: &str) -> Result<String> {
-    if COMPRESSIONS.iter().any(|(name, _)| *name == text) {
-        return Ok(text.to_owned());
+    match text.parse::<Compression>() {
+        Ok(compression) => Ok(compression.name().to_owned()),
+        Err(_) => Err(choose("compression", text, Compression::ALL.into_iter().map(Compression::name))),
     }
-    if COMPRESSIONS_LATER.contains(&text) {
-        return Err(Error::unsupported(format!("compression = '{text}' is not supported yet")));
-    }
-    Err(choose("compression", text, COMPRESSIONS.iter().map(|(name, _)| *name)))
 }
 
 fn retention(text: &str) -> Result<RetentionPolicy> {
@@ -206,7 +201,7 @@ mod tests {
             ..PartitionOptions::default()
         };
         assert_eq!(options.partition(&PartitionOptions::default()), expected);
-        assert_eq!(options.compression(), logcore::Compression::Zstd);
+        assert_eq!(options.compression(), Compression::Zstd);
         let ring = set("retention = 'ring', retention_records = 1000", &StreamOptions::default()).unwrap();
         let kept = ring.partition(&PartitionOptions::default()).retention;
         assert_eq!(kept, Retention { ring: true, records: Some(1000), ..Retention::default() });

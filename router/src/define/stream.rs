@@ -108,6 +108,7 @@ pub async fn remove(database: &Database, name: &str, if_exists: bool) -> Result<
         return Err(Error::new(sqlstate::DEPENDENT_OBJECTS, ErrorKind::Conflict, message).hint("DROP TABLE them first"));
     }
     let position = database.record(&CatalogRecord::StreamDropped { id: def.id }).await?;
+    database.forget_cursors(StreamId::new(def.id)).await;
     let log = Arc::clone(database.log());
     blocking(move || Ok(log.remove_stream(StreamId::new(def.id))?)).await?;
     Ok(done("DROP STREAM", Some(position)))

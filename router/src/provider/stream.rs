@@ -12,6 +12,7 @@ use datafusion::arrow::array::{
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, Operator, TableProviderFilterPushDown};
+use logcore::frame::batch::count_of;
 use logcore::frame::{Frame, FrameKind};
 use logcore::{Batch, Offset, Partition, Record, TimestampMillis};
 use rowstore::schema::KIND_METADATA;
@@ -209,10 +210,27 @@ impl StreamScan {
 
     fn count(&self, frames: &[Frame], from: Offset, until: Offset) -> Result<RecordBatch> {
         let batches = frames.iter().filter(|frame| frame.header.kind == FrameKind::Batch);
-        let inside = batches.map(|frame| frame.header.base_offset.max(from).records_until(frame.end_offset().min(until)));
-        let options = RecordBatchOptions::new().with_row_count(Some(usize::try_from(inside.sum::<u64>()).unwrap_or(usize::MAX)));
+        let inside = batches.map(|frame| records_inside(frame, from, until)).sum::<Result<u64>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(usize::try_from(inside).unwrap_or(usize::MAX)));
         let schema = Arc::new(STREAM_SCHEMA.project(&self.projection).map_err(arrow)?);
         RecordBatch::try_new_with_options(schema, Vec::new(), &options).map_err(arrow)
+    }
+}
+
+/// How many records of a batch lie in `from..until`. Opened only where compaction took some out and the range cuts it.
+fn records_inside(frame: &Frame, from: Offset, until: Offset) -> Result<u64> {
+    let (base, end) = (frame.header.base_offset, frame.end_offset());
+    let offsets = base.max(from).records_until(end.min(until));
+    match count_of(&frame.body).map(u64::from) {
+        Some(count) if count == base.records_until(end) => Ok(offsets),
+        Some(count) if from <= base && end <= until => Ok(count),
+        _ => {
+            let batch = Batch::open(&frame.body)?;
+            let inside = batch
+                .records()
+                .filter(|record| record.as_ref().map_or(true, |record| record.offset >= from && record.offset < until));
+            Ok(inside.collect::<Result<Vec<_>, _>>()?.len() as u64)
+        }
     }
 }
 

@@ -56,6 +56,8 @@ pub enum Ddl {
     ShowViews,
     /// `SHOW TABLES`
     ShowTables,
+    /// `SHOW CURSORS`
+    ShowCursors,
     /// `REBUILD VIEW name`
     RebuildView {
         /// The table's name.
@@ -163,6 +165,8 @@ pub fn parse(parser: &mut Parser<'_>) -> Result<Option<Ddl>> {
         skip(parser, 2, Ddl::ShowViews)
     } else if first("show") && second("tables") {
         skip(parser, 2, Ddl::ShowTables)
+    } else if first("show") && second("cursors") {
+        skip(parser, 2, Ddl::ShowCursors)
     } else if first("rebuild") {
         parser.advance_token();
         if !take_word(parser, "view") {

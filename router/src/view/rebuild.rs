@@ -1,4 +1,4 @@
-//! Rebuilding a view: a new generation grows from offset 0 beside the serving one and takes its place when it has caught up.
+//! Rebuilding a view: a new generation grows from the first record that is kept, beside the serving one and takes its place when it has caught up.
 //!
 //! Begun by `REBUILD VIEW` and `POST /v1/views/{v}/rebuild`, and again at start for a generation that the catalog says is being
 //! built: it goes on from its own checkpoint.

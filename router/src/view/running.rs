@@ -356,7 +356,9 @@ impl Generation {
     /// How far it has applied and how far there is to go, over all partitions.
     #[must_use]
     pub fn progress(&self) -> (u64, u64) {
-        let sum = |offset: fn(&Part) -> Offset| self.parts.iter().map(|part| offset(part).value()).sum();
+        let sum = |offset: fn(&Part) -> Offset| {
+            self.parts.iter().map(|part| part.task.partition().log_start().records_until(offset(part))).sum()
+        };
         (sum(|part| part.task.applied()), sum(|part| part.task.partition().committed().get()))
     }
 }

@@ -36,7 +36,14 @@ impl Fixture {
         }
         drop(runtime);
         drop(database);
-        let database = Database::open(options(dir.path())).unwrap();
+        // Without a close, background work of the dropped one may hold the folder for another moment.
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let database = loop {
+            match Database::open(options(dir.path())) {
+                Err(error) if error.message().contains("is in use") && Instant::now() < deadline => std::thread::yield_now(),
+                opened => break opened.unwrap(),
+            }
+        };
         Self { database, dir, runtime: tokio::runtime::Runtime::new().unwrap() }
     }
 

@@ -109,6 +109,23 @@ impl Client {
         read_json(self.post_raw(path, "application/json", "application/json", SendBody::from_reader(body))?)
     }
 
+    /// `PUT` of a JSON document, answered by one.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub fn put(&self, path: &str, body: &Value) -> Result<Value> {
+        let request = self.agent.put(format!("{}{path}", self.base)).header("content-type", "application/json");
+        read_json(self.check(request.send(body.to_string()))?)
+    }
+
+    /// `DELETE`, answered by a JSON document.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub fn delete(&self, path: &str) -> Result<Value> {
+        read_json(self.check(self.agent.delete(format!("{}{path}", self.base)).call())?)
+    }
+
     /// One statement; `wait` is a position or cut.
     ///
     /// # Errors

@@ -6,10 +6,13 @@ mod bench;
 mod client;
 mod config;
 mod consume;
+mod cursor;
 mod demo;
+mod forward;
 mod git;
 mod histogram;
 mod import;
+mod inspect;
 mod output;
 mod produce;
 mod sender;
@@ -48,12 +51,18 @@ enum Command {
     Produce(produce::ProduceArgs),
     /// Read records
     Consume(consume::ConsumeArgs),
+    /// Show and set the durable places of readers
+    Cursor(cursor::CursorArgs),
+    /// Carry a stream to another server, without gaps
+    Forward(forward::ForwardArgs),
     /// Follow a stream
     Tail(tail::TailArgs),
     /// Import a file or a git history
     Import(import::ImportArgs),
     /// Show and rebuild views
     View(view::ViewArgs),
+    /// Look into files of a data folder, offline and without changing them
+    Inspect(inspect::InspectArgs),
     /// Print the effective configuration
     Config(config::ConfigArgs),
     /// Measure
@@ -129,9 +138,12 @@ pub fn main() -> ExitCode {
         Command::Sql(args) => sql::run(&args),
         Command::Produce(args) => produce::run(&args),
         Command::Consume(args) => consume::run(&args),
+        Command::Cursor(args) => cursor::run(&args),
+        Command::Forward(args) => forward::run(&args),
         Command::Tail(args) => tail::run(&args),
         Command::Import(args) => import::run(&args),
         Command::View(args) => view::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
@@ -139,6 +151,12 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read our output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        // What was found was printed.
+        Err(error) if error.is::<inspect::Damaged>() => ExitCode::FAILURE,
+        Err(error) if error.is::<inspect::NotAFile>() => {
+            eprint!("{}", show_error(&error));
+            ExitCode::from(2)
+        }
         Err(error) => {
             eprint!("{}", show_error(&error));
             ExitCode::FAILURE
@@ -181,11 +199,21 @@ mod tests {
             "sql -c SELECT --url http://h:1 --output csv",
             "produce --stream s --key id",
             "consume --stream s --partition 1 --offset 5 --limit 3 --output ndjson",
+            "consume --stream s --cursor c --commit-every 100",
+            "cursor list --stream s --output json",
+            "cursor get c --stream s",
+            "cursor set c --stream s --partition 1 --offset earliest --reset --url http://h:1",
+            "cursor delete c --stream s",
+            "forward --stream s --cursor c --to http://h:1 --url http://g:1 --partition 0 --partition 2 --target-stream t --batch-bytes 64KiB --once",
             "tail --stream s",
             "import git . --stream commits --changes-stream changes --create",
             "import ndjson - --stream s --key a.b --timestamp ts",
             "view list",
             "view rebuild v --wait",
+            "inspect segment --output json 0.seg",
+            "inspect segment --records 0.seg",
+            "inspect index 0.idx",
+            "inspect catalog data",
             "config",
             "bench log --data d --ack disk --record-bytes 1024 --batch-bytes 65536 --partitions 1 --producers 1 --in-flight 4 --rate 0 --seconds 1 --output json",
             "bench log --ack memory --memory 64MiB --disk-io auto --segment-bytes 16MiB --retention-bytes 1GiB --compression zstd --bytes 1GiB",

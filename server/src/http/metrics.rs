@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::IntoResponse;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -104,6 +104,25 @@ fn gauge<L: EncodeLabelSet, V: EncodeGaugeValue>(
     Ok(())
 }
 
+/// One counter with a value per label set; its name gets `_total` behind it.
+fn counter<L: EncodeLabelSet>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    values: impl IntoIterator<Item = (L, u64)>,
+) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (labels, value) in values {
+        metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
+    }
+    Ok(())
+}
+
+/// One counter with one value.
+fn single_counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    encoder.encode_descriptor(name, help, None, MetricType::Counter)?.encode_counter::<NoLabelSet, _, u64>(&value, None)
+}
+
 /// One gauge with one value.
 fn single(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
     encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
@@ -115,21 +134,35 @@ impl Collector for DatabaseCollector {
         let streams = self.database.streams();
         let partitions = || streams.iter().flat_map(|stream| stream.partitions.iter().map(move |partition| (stream, partition)));
         type Read = fn(&router::PartitionInfo) -> u64;
-        let reads: [(&str, &str, Read); 7] = [
+        let gauges: [(&str, &str, Read); 12] = [
             ("partition_log_start_offset", "first offset that is kept", |p| p.status.log_start.value()),
             ("partition_committed_offset", "readers see everything below", |p| p.status.committed.value()),
             ("partition_flushed_offset", "everything below is durable here", |p| p.status.flushed.value()),
             ("partition_appended_offset", "offsets given out", |p| p.status.appended.value()),
             ("partition_bytes", "bytes of records and frames on disk", |p| p.status.bytes),
             ("partition_segments", "segment files", |p| p.status.segments as u64),
+            ("partition_ram_segments", "segment files of which a part is in RAM", |p| p.status.ram_segments as u64),
+            ("partition_ram_chunks", "chunks in RAM", |p| p.status.ram_chunks as u64),
             ("partition_ram_bytes", "bytes of chunks in RAM", |p| p.status.ram_bytes),
+            ("partition_unflushed_records", "records committed and not durable yet", |p| p.status.unflushed_records),
+            ("partition_damaged_segments", "segments in which damage was found", |p| p.status.damage.len() as u64),
+            ("partition_writable", "whether the partition takes writes", |p| u64::from(p.status.read_only.is_none())),
         ];
-        for (name, help, read) in reads {
-            let values = partitions().map(|(stream, partition)| {
+        let counters: [(&str, &str, Read); 2] = [
+            ("partition_ram_hits", "reads that found what they wanted in RAM", |p| p.status.ram_hits),
+            ("partition_ram_misses", "reads that went to a file", |p| p.status.ram_misses),
+        ];
+        let values = |read: Read| {
+            partitions().map(move |(stream, partition)| {
                 let labels = [("stream", stream.name.clone()), ("partition", partition.partition.to_string())];
                 (labels, read(partition))
-            });
-            gauge(encoder, name, help, values)?;
+            })
+        };
+        for (name, help, read) in gauges {
+            gauge(encoder, name, help, values(read))?;
+        }
+        for (name, help, read) in counters {
+            counter(encoder, name, help, values(read))?;
         }
         let views = self.database.view_infos();
         let view_labels = |view: &router::ViewInfo| [("view", view.name.clone()), ("kind", view.kind.to_owned())];
@@ -148,9 +181,12 @@ impl Collector for DatabaseCollector {
         gauge(encoder, "view_dead_letters", "records left out of the view", dead)?;
         let running = views.iter().map(|view| (view_labels(view), u64::from(view.state != "stopped")));
         gauge(encoder, "view_up", "whether the view follows its stream", running)?;
-        let (used, budget) = self.database.memory();
-        single(encoder, "ram_tier_used_bytes", "bytes of the RAM tier in use", used)?;
-        single(encoder, "ram_tier_budget_bytes", "the budget of the RAM tier", budget)?;
+        let ram = self.database.ram(&streams);
+        single(encoder, "ram_tier_used_bytes", "bytes of the RAM tier in use", ram.used_bytes)?;
+        single(encoder, "ram_tier_budget_bytes", "the budget of the RAM tier", ram.budget_bytes)?;
+        single(encoder, "ram_tier_chunks", "chunks in RAM that hold records", ram.chunks)?;
+        single_counter(encoder, "ram_tier_hits", "reads of the log that found what they wanted in RAM", ram.hits)?;
+        single_counter(encoder, "ram_tier_misses", "reads of the log that went to a file", ram.misses)?;
         if let Some(resident) = resident_bytes() {
             single(encoder, "process_resident_memory_bytes", "memory of the process", resident)?;
         }

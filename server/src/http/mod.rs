@@ -7,6 +7,7 @@
 pub mod accept;
 pub mod body;
 pub mod console;
+pub mod cursors;
 pub mod error;
 pub mod ingest;
 pub mod json;
@@ -29,7 +30,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post, put};
 use bytes::Bytes;
 use futures::FutureExt;
 use router::{Cut, Database};
@@ -78,6 +79,9 @@ pub struct App {
     pub stop: watch::Receiver<bool>,
 }
 
+/// The path of one cursor.
+const CURSOR: &str = "/v1/cursors/{name}/{stream}/{partition}";
+
 /// A method of a path.
 pub struct Route {
     /// The method.
@@ -98,6 +102,10 @@ pub fn routes() -> Vec<Route> {
         post_("/v1/streams/{stream}/records", post(streams::append)),
         get_("/v1/streams/{stream}/partitions/{partition}/records", get(streams::read)),
         get_("/v1/streams/{stream}/tail", get(tail::follow)),
+        get_("/v1/cursors", get(cursors::list)),
+        get_(CURSOR, get(cursors::show)),
+        Route { method: Method::PUT, path: CURSOR, handler: put(cursors::commit) },
+        Route { method: Method::DELETE, path: CURSOR, handler: delete(cursors::delete) },
         post_("/v1/search/{table}", post(search::run)),
         get_("/v1/views", get(views::list)),
         get_("/v1/views/{view}", get(views::show)),

@@ -8,7 +8,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use logcore::{AckClass, ErrorKind};
-use router::{AppendAnswer, AppendError, AppendRequest, ReadFrom, ReadLimits, ReadPage, StreamInfo, sqlstate};
+use router::{AppendAnswer, AppendError, AppendRequest, RamInfo, ReadFrom, ReadLimits, ReadPage, StreamInfo, sqlstate};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -29,11 +29,14 @@ const NDJSON: &str = "application/x-ndjson";
 #[derive(Serialize)]
 struct Streams {
     streams: Vec<StreamInfo>,
+    ram: RamInfo,
 }
 
 /// `GET /v1/streams`.
 pub async fn list(State(app): State<App>) -> impl IntoResponse {
-    json_body(&Streams { streams: app.database.streams() })
+    let streams = app.database.streams();
+    let ram = app.database.ram(&streams);
+    json_body(&Streams { streams, ram })
 }
 
 /// `GET /v1/streams/{stream}`.

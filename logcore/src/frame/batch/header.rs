@@ -96,6 +96,13 @@ pub fn producer_of(batch: &[u8]) -> Option<ProducerSequence> {
     Header::read(batch).ok()?.producer
 }
 
+/// How many records a stored batch has, whose frame passed its checks: after compaction fewer than offsets. `None` when the header
+/// is not one.
+#[must_use]
+pub fn count_of(batch: &[u8]) -> Option<u32> {
+    Header::read(batch).ok().map(|header| header.count)
+}
+
 /// Writes what the owner decides into a batch: these fields lie outside its CRC.
 ///
 /// # Panics

@@ -25,7 +25,7 @@ mod tests;
 
 pub use builder::{BatchBuilder, NewRecord};
 pub use compression::{Compression, RECORDS_BYTES_MAX, UnknownCompression};
-pub use header::{ProducerSequence, Summary, body_crc, producer_of, set_place};
+pub use header::{ProducerSequence, Summary, body_crc, count_of, producer_of, set_place};
 pub use reader::{Batch, Record, Records};
 pub use rewrite::{Rewritten, rewrite};
 

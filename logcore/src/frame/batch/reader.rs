@@ -49,6 +49,12 @@ impl Batch {
         self.header.base_offset
     }
 
+    /// The offset after the last one it covers; after compaction there may be no record at those before it.
+    #[must_use]
+    pub fn end_offset(&self) -> Offset {
+        self.header.base_offset.advance(u64::from(self.header.span()))
+    }
+
     /// Records in it; after compaction fewer than offsets.
     #[must_use]
     pub fn count(&self) -> u32 {
