@@ -158,7 +158,7 @@ impl Life {
                 let at = self.dice.index(tracks.len());
                 let committed = self.partitions[0].committed().get().value();
                 let mut request = self.request(&tracks[at], number, committed);
-                if self.kind.producers && at == 0 && self.dice.one_in(2) {
+                if self.kind.producers && at == 0 && self.dice.one_in(6) {
                     request.producer = Some(ProducerSequence { id: 7, epoch: 0, sequence: self.sequence });
                     self.sequence += i32::try_from(request.records.len()).unwrap();
                 }

@@ -375,9 +375,16 @@ impl Model {
             request.mark <= marked && self.track.options.ack.max(request.ack) == AckClass::Disk && request.base.is_some()
         };
         let Some(request) = sent.iter().rev().take(5).find(safe) else { return Ok(()) };
-        let again = partition.try_append(request.proposal()).and_then(Ticket::wait).map_err(|error| error.to_string())?;
-        let answer = (again.duplicate, again.base_offset.value());
-        ensure!(answer == (true, request.base.unwrap()), "{}, {:?}: {request:?} sent again: {again:?}; before {:#?}", partition.id(), self.track.options, sent);
+        let again = partition.try_append(request.proposal()).and_then(Ticket::wait);
+        let known = again.as_ref().is_ok_and(|again| again.duplicate && Some(again.base_offset.value()) == request.base);
+        let list = || sent.iter().map(|sent| (sent.producer.unwrap().sequence, sent.base, sent.mark)).collect::<Vec<_>>();
+        ensure!(
+            known,
+            "{}: of {:?} (sequence, offset, mark) {:?} is sent again: {again:?}",
+            self.track.id,
+            list(),
+            request.producer
+        );
         Ok(())
     }
 }

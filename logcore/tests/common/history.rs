@@ -39,7 +39,13 @@ pub struct Sent {
 impl fmt::Debug for Sent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let start = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(24)]).into_owned();
-        write!(f, "{:?}: {:?}, {} bytes", start(&self.key), self.value.as_deref().map(start), self.value.as_ref().map_or(0, Vec::len))
+        write!(
+            f,
+            "{:?}: {:?}, {} bytes",
+            start(&self.key),
+            self.value.as_deref().map(start),
+            self.value.as_ref().map_or(0, Vec::len)
+        )
     }
 }
 
