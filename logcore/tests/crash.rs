@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::dice::{Dice, from_env, seed};
-use common::history::{Request, Sent, Track, Verdict, check_healthy, read_from, read_kept, sketch, take_answers};
+use common::history::{Records, Request, Sent, Track, Verdict, check_healthy, read_from, read_kept, sketch, take_answers};
 use logcore::io::DiskIo;
 use logcore::io::record::{Action, CrashState, CrashStates, Operation, RecordDisk};
 use logcore::io::sim::SimDisk;
@@ -158,7 +158,7 @@ impl Life {
                 let at = self.dice.index(tracks.len());
                 let committed = self.partitions[0].committed().get().value();
                 let mut request = self.request(&tracks[at], number, committed);
-                if self.kind.producers && at == 0 && self.dice.one_in(2) {
+                if self.kind.producers && at == 0 && self.dice.one_in(6) {
                     request.producer = Some(ProducerSequence { id: 7, epoch: 0, sequence: self.sequence });
                     self.sequence += i32::try_from(request.records.len()).unwrap();
                 }
@@ -286,7 +286,7 @@ fn check_resent(track: &Track, partition: &Partition, found: &[(u64, Sent)], mar
 }
 
 /// No cursor stands ahead of its data.
-fn check_cursors(found: &[(&Track, u64, Vec<(u64, Sent)>)]) -> Verdict {
+fn check_cursors(found: &[(&Track, u64, Records)]) -> Verdict {
     let Some((_, _, cursors)) = found.iter().find(|(track, ..)| track.id == CURSORS) else { return Ok(()) };
     let end = found[0].2.last().map_or(0, |(offset, _)| offset + 1);
     for value in cursors.iter().filter_map(|(_, sent)| sent.value.as_ref()) {

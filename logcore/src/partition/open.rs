@@ -102,10 +102,12 @@ fn find_segments(of: &Arc<SegmentsOf>) -> Result<Vec<Arc<Segment>>> {
     }
     let bases = names.iter().filter_map(|name| Segment::parse_file_name(name));
     let segments: Vec<Arc<Segment>> = bases.map(|base| Segment::at(of, base)).collect();
-    // What a clean stop left beside a segment that is sealed by now.
-    let newest_index = segments.last().map(|newest| newest.index_path());
-    for path in names.iter().filter(|name| name.ends_with(".idx")).map(|name| of.dir.join(name)) {
-        if newest_index.as_ref() != Some(&path) {
+    // What a clean stop left beside a segment that is sealed by now, and retention beside one that is not the first any more.
+    let index = segments.last().map(|newest| newest.index_path());
+    let start = segments.first().map(|first| first.start_path());
+    let is_beside = |name: &&String| name.ends_with(".idx") || name.ends_with(".start");
+    for path in names.iter().filter(is_beside).map(|name| of.dir.join(name)) {
+        if index.as_ref() != Some(&path) && start.as_ref() != Some(&path) {
             of.io.remove(&path)?;
         }
     }
@@ -139,10 +141,13 @@ fn open_newest(of: &Arc<SegmentsOf>, segments: &mut Vec<Arc<Segment>>, clean: Op
         }
         let standing_in_front = match before {
             Some(before) => before.before_next()?,
-            None => Before::nothing(newest.base_offset),
+            None => newest.before_first()?,
         };
         let follows = standing_in_front.end.offset == newest.base_offset;
-        if !follows && before.is_some() && blank {
+        // The one before goes on when it ends elsewhere, and also when its end was cut off behind its last entry: only a seal
+        // says what was known in front of it.
+        let is_sealed = || before.map_or(Ok(true), |before| before.with_meta(|meta| meta.sealed));
+        if blank && before.is_some() && !(follows && is_sealed()?) {
             tracing::info!(partition = %of.partition, file = %newest.path().display(), "removed an empty segment that was begun and never used");
             of.io.remove(newest.path())?;
             let base_offset = segments.pop().map_or(Offset::ZERO, |gone| gone.base_offset);
@@ -175,7 +180,7 @@ fn open_clean(newest: &Arc<Segment>, before: Option<&Arc<Segment>>, clean: Optio
     } else {
         let in_front = match before {
             Some(before) => before.before_next()?,
-            None => Before::nothing(newest.base_offset),
+            None => newest.before_first()?,
         };
         let Scan { meta, producers, .. } =
             scan(newest.file()?.as_ref(), newest.base_offset, Some(&in_front), Some(clean.position))?;

@@ -107,6 +107,11 @@ impl Shared {
     fn drop_segment(&self, base_offset: Offset) -> Result<()> {
         let _changing = self.changing.lock().expect("no code panics inside");
         let Some(segment) = self.segment_at(base_offset).filter(|_| !self.is_closing()) else { return Ok(()) };
+        // While the next segment has no footer that lasts, nobody else can tell which producers were known in front of it.
+        let next = segment.next_base().and_then(|next| self.segment_at(next));
+        if !next.is_some_and(|next| next.next_base().is_some_and(|end| end < self.flushed.get())) {
+            segment.save_next_start()?;
+        }
         segment.retire();
         let removed = self.io().remove(segment.path());
         if removed.is_ok() || self.is_gone(&segment) {
@@ -114,8 +119,10 @@ impl Shared {
         } else {
             self.replace_segment(segment.again());
         }
-        // What a clean stop may have left beside it; the next start removes what can't be removed now.
-        let _ = self.io().remove(&segment.index_path());
+        // What may lie beside it; the next start removes what can't be removed now.
+        for beside in [segment.index_path(), segment.start_path()] {
+            let _ = self.io().remove(&beside);
+        }
         removed
     }
 

@@ -298,6 +298,30 @@ impl Segment {
         })
     }
 
+    /// Where it is kept what the segment in front of this one knew, when that was dropped.
+    pub fn start_path(&self) -> PathBuf {
+        self.path.with_extension("start")
+    }
+
+    /// Keeps beside the next segment what this one knows of producers: it is about to be dropped.
+    pub fn save_next_start(&self) -> Result<()> {
+        let Some(next) = self.next_base() else { return Ok(()) };
+        let Loaded { meta, producers, .. } = self.load()?;
+        let footer = SegmentMeta { index: SparseIndex::default(), ..meta }.to_footer(self.base_offset, producers);
+        let path = self.of.dir.join(Self::file_name(next)).with_extension("start");
+        self.of.io.write_atomic(&path, &footer::encode_index_file(&footer))
+    }
+
+    /// What stood in front of a partition's first segment.
+    pub fn before_first(&self) -> Result<Before> {
+        let nothing = Before::nothing(self.base_offset);
+        let kept = self.of.io.read_small(&self.start_path())?.and_then(|raw| footer::decode_index_file(&raw));
+        match kept.filter(|footer| footer.end.offset == self.base_offset) {
+            Some(footer) => Ok(Before { producers: footer.producers, hash: footer.tally.hash, ..nothing }),
+            None => Ok(nothing),
+        }
+    }
+
     /// What stands in front of the segment behind this one.
     pub fn before_next(&self) -> Result<Before> {
         let Loaded { meta, producers, link } = self.load()?;

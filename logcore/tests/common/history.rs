@@ -5,6 +5,7 @@
 #![allow(dead_code, clippy::unwrap_used, reason = "shared by several test programs")]
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::Arc;
 
 use logcore::frame::FrameKind;
@@ -28,11 +29,24 @@ macro_rules! ensure {
 }
 
 /// A record as it was sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Sent {
     pub key: Vec<u8>,
     /// `None` deletes the key.
     pub value: Option<Vec<u8>>,
+}
+
+impl fmt::Debug for Sent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let start = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(24)]).into_owned();
+        write!(
+            f,
+            "{:?}: {:?}, {} bytes",
+            start(&self.key),
+            self.value.as_deref().map(start),
+            self.value.as_ref().map_or(0, Vec::len)
+        )
+    }
 }
 
 /// Records with their offsets, in order.
