@@ -109,7 +109,7 @@ impl Shared {
         let Some(segment) = self.segment_at(base_offset).filter(|_| !self.is_closing()) else { return Ok(()) };
         // While the next segment has no footer that lasts, nobody else can tell which producers were known in front of it.
         let next = segment.next_base().and_then(|next| self.segment_at(next));
-        if !next.is_some_and(|next| next.next_base().is_some_and(|end| end < self.flushed.get())) {
+        if next.is_none_or(|next| next.next_base().is_none_or(|end| end >= self.flushed.get())) {
             segment.save_next_start()?;
         }
         segment.retire();

@@ -1,7 +1,7 @@
 //! `headwater bench`: how fast this machine and this build are, in this process.
 //!
 //! `log` measures what the design promises of the log. The way of a run: [`args`] is what was asked for, [`open`] turns it into
-//! an open log, [`run`] starts the [`producer`]s and the [`reader`]s around a [`meter`], [`read_back`] and [`idle`] are what can
+//! an open log, [`mod@run`] starts the [`producer`]s and the [`reader`]s around a [`meter`], [`read_back`] and [`idle`] are what can
 //! be asked for beside appending, and [`report`] says what came out. What is appended, and whether what is read is that, is
 //! [`payload`]'s.
 
