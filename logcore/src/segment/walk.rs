@@ -123,11 +123,12 @@ impl Walk {
         let ahead = self.ahead.take().filter(|(at, _)| *at == self.at).and_then(|(_, coming)| coming.recv().ok());
         self.window = match ahead {
             Some(read) => read?,
-            // The first look around a place is a small one: an entry may be all that is wanted.
-            None if before == 0 && !self.read_ahead => {
-                self.file.read(self.at, bytes.max(READ_BYTES.min(max_bytes.max(4 << 10))))?
+            None if self.read_ahead => self.file.read(self.at, bytes.max(AHEAD_BYTES))?,
+            // The first looks around a place are small ones: an entry may be all that is wanted.
+            None => {
+                let least = if before == 0 { 4 << 10 } else { 16 << 10 };
+                self.file.read(self.at, bytes.max(READ_BYTES.min(max_bytes.max(least))))?
             }
-            None => self.file.read(self.at, bytes.max(if self.read_ahead { AHEAD_BYTES } else { READ_BYTES }))?,
         };
         if self.window.len() < bytes && self.window.len() <= before {
             return Ok(false);
