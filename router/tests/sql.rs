@@ -79,7 +79,7 @@ fn errors_name_the_thing_the_place_and_the_remedy() {
         ("CREATE STREAM events", "42P07", "already exists", "IF NOT EXISTS"),
         ("CREATE STREAM x WITH (partition = 2)", "22023", "unknown option \"partition\"", "partitions"),
         ("CREATE STREAM x WITH (partitions = 0)", "22023", "partitions = 0", "1 to 1024"),
-        ("CREATE STREAM x WITH (ack = 'quorum')", "0A000", "not supported yet", ""),
+        ("CREATE STREAM x WITH (ack = 'quorum')", "0A000", "needs a cluster", "'disk'"),
         ("CREATE TABLE x (id BIGINT)", "0A000", "primary key", "PRIMARY KEY"),
         ("CREATE TABLE x (id MONEY PRIMARY KEY)", "0A000", "MONEY", "BIGINT"),
         ("CREATE TABLE x (id BIGINT PRIMARY KEY DEFAULT 'abc')", "22P02", "\"id\"", ""),
