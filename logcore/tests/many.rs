@@ -187,7 +187,7 @@ fn the_next_segment_is_not_made_in_the_place_of_one_that_waits_for_its_name() {
     disk.hold_jobs();
     let mut tickets = vec![partition.try_append(one(0, 3_000)).unwrap()];
     until("a file is wanted", || disk.held_jobs() == 1);
-    disk.do_jobs();
+    disk.do_job();
     until("its name is wanted", || disk.held_jobs() == 1);
     // More than half of it, before it has its name.
     tickets.extend((1..30).map(|n| partition.try_append(one(n, 3_000)).unwrap()));
@@ -198,7 +198,7 @@ fn the_next_segment_is_not_made_in_the_place_of_one_that_waits_for_its_name() {
     other.flush().unwrap();
     assert_eq!(disk.held_jobs(), 1);
     while partition.committed().get().value() < 30 {
-        disk.do_jobs();
+        disk.do_job();
     }
     for ticket in tickets {
         ticket.wait().unwrap();
@@ -206,7 +206,7 @@ fn the_next_segment_is_not_made_in_the_place_of_one_that_waits_for_its_name() {
     let fill = std::thread::scope(|scope| {
         let fill = scope.spawn(|| fill(&partition, 30..200, 3_000));
         while !fill.is_finished() {
-            disk.do_jobs();
+            disk.do_job();
         }
         fill.join()
     });

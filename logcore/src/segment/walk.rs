@@ -15,6 +15,8 @@ use crate::frame::{Frame, FrameHeader, FrameKind, HEADER_BYTES};
 use crate::io::DiskFile;
 use crate::types::Offset;
 
+/// Read first by a walk that may end soon.
+const LOOK_BYTES: usize = 4 << 10;
 /// Read at once by a walk that reads ahead.
 const AHEAD_BYTES: usize = 1 << 20;
 
@@ -30,6 +32,8 @@ pub(crate) struct Walk {
     start: Offset,
     next: Option<Offset>,
     read_ahead: bool,
+    /// Bytes of the next read, if it is not one ahead.
+    look: usize,
     ahead: Option<(u64, Receiver<Result<Bytes>>)>,
 }
 
@@ -46,7 +50,18 @@ impl Walk {
         let (at, end) = segment.span_of(from)?;
         let read_ahead = read_ahead && segment.next_base().is_some();
         let (segment, file) = (Arc::clone(segment), segment.file()?);
-        Ok(Self { segment, file, at, end, window: Bytes::new(), start: from, next: None, read_ahead, ahead: None })
+        Ok(Self {
+            segment,
+            file,
+            at,
+            end,
+            window: Bytes::new(),
+            start: from,
+            next: None,
+            read_ahead,
+            look: LOOK_BYTES,
+            ahead: None,
+        })
     }
 
     /// What it was asked to start at.
@@ -124,10 +139,12 @@ impl Walk {
         self.window = match ahead {
             Some(read) => read?,
             None if self.read_ahead => self.file.read(self.at, bytes.max(AHEAD_BYTES))?,
-            // The first looks around a place are small ones: an entry may be all that is wanted.
+            // The first look around a place is a small one: an entry may be all that is wanted. The index may lead to a few
+            // entries in front of it, so the next looks grow.
             None => {
-                let least = if before == 0 { 4 << 10 } else { 16 << 10 };
-                self.file.read(self.at, bytes.max(READ_BYTES.min(max_bytes.max(least))))?
+                let look = self.look.max(max_bytes).min(READ_BYTES);
+                self.look = (look * 8).min(READ_BYTES);
+                self.file.read(self.at, bytes.max(look))?
             }
         };
         if self.window.len() < bytes && self.window.len() <= before {

@@ -53,9 +53,10 @@ impl Watched {
         self.counts.jobs.lock().unwrap().as_ref().map_or(0, Vec::len)
     }
 
-    /// Does the work that waits, the newest first.
-    pub fn do_jobs(&self) {
-        while let Some(job) = self.counts.jobs.lock().unwrap().as_mut().and_then(Vec::pop) {
+    /// Does the piece of work that came last, if one waits.
+    pub fn do_job(&self) {
+        let job = self.counts.jobs.lock().unwrap().as_mut().and_then(Vec::pop);
+        if let Some(job) = job {
             job();
         }
     }
