@@ -4,6 +4,7 @@
 //! `ptrace`; then nothing can be injected, and the tests say so and end.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -128,5 +129,88 @@ fn killed_inside_a_write_or_a_sync() {
         server.kill();
         drop(server);
         check_restart(data.path(), acknowledged);
+    }
+}
+
+/// A system call that ended well: its name, the paths in it, and the numbers of the lines where it begins and ends.
+struct Call {
+    name: String,
+    paths: Vec<String>,
+    begins: usize,
+    ends: usize,
+}
+
+/// The calls of a trace with threads, in which one that is interrupted by another thread's is shown in two parts.
+fn calls_of(trace: &str) -> Vec<Call> {
+    let (mut under_way, mut calls) = (HashMap::<&str, (String, usize)>::new(), Vec::new());
+    for (line, text) in trace.lines().enumerate() {
+        let (thread, call) = text.trim().split_once(' ').unwrap();
+        let call = call.trim();
+        let (whole, begins) = if let Some(begun) = call.strip_suffix("<unfinished ...>") {
+            under_way.insert(thread, (begun.to_owned(), line));
+            continue;
+        } else if call.starts_with("<...") {
+            let Some((begun, begins)) = under_way.remove(thread) else { continue };
+            (begun + call.split_once("resumed>").unwrap().1, begins)
+        } else {
+            (call.to_owned(), line)
+        };
+        let Some((name, rest)) = whole.split_once('(') else { continue };
+        if rest.contains(") = -1") {
+            continue;
+        }
+        // As arguments in quotes, or behind a descriptor.
+        let paths = rest.split(['"', '<', '>']).filter(|part| part.starts_with('/')).map(str::to_owned).collect();
+        calls.push(Call { name: name.to_owned(), paths, begins, ends: line });
+    }
+    calls
+}
+
+/// The classic miss: the first commit after a rotation, into a file that was never synced, or whose folder was not.
+#[test]
+fn a_new_segment_and_its_folder_are_synced_before_it_is_written_to() {
+    if !may_trace() {
+        return;
+    }
+    let (data, trace) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
+    let calls = "trace=rename,renameat,renameat2,fsync,fdatasync,pwritev2,pwritev,pwrite64";
+    let runner = ["strace", "-f", "-D", "-y", "--quiet=all", "-s", "0", "-o", trace.path().to_str().unwrap(), "-e", calls];
+    let mut server = Server::start_under(&runner, data.path(), &SETTINGS).unwrap();
+    let _ = server.sql("CREATE STREAM commits");
+    let mut next = 0;
+    let segments = || {
+        let folder = data.path().join("log/16/0");
+        std::fs::read_dir(folder)
+            .unwrap()
+            .filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|e| e == "seg"))
+            .count()
+    };
+    while next == 0 || segments() < 2 {
+        let _ = server.append("commits", &commit_lines(next..next + 500));
+        next += 500;
+        assert!(next < 1_000_000, "the first segment never filled up");
+    }
+    let _ = server.append("commits", &commit_lines(next..next + 1));
+    assert_eq!(server.terminate(), Some(0));
+    let raw = std::fs::read_to_string(trace.path()).unwrap();
+    let calls = calls_of(&raw);
+    let is_made = |call: &&Call| call.name.starts_with("rename") && call.paths.iter().any(|path| path.ends_with(".seg"));
+    let made: Vec<_> = calls.iter().filter(is_made).collect();
+    assert!(made.len() > 2, "{raw}");
+    for rename in made {
+        let [from, to] = [&rename.paths[rename.paths.len() - 2], &rename.paths[rename.paths.len() - 1]];
+        let folder = Path::new(to).parent().unwrap().to_str().unwrap();
+        let first_write = calls.iter().filter(|call| call.name.starts_with("pwrite") && call.paths.iter().any(|path| path == to));
+        let first_write = first_write.map(|call| call.begins).min().unwrap_or(usize::MAX);
+        let synced = |path: &str, from: usize, until: usize| {
+            calls.iter().any(|call| {
+                call.name.ends_with("sync") && call.paths.iter().any(|of| of == path) && call.begins >= from && call.ends <= until
+            })
+        };
+        assert!(synced(from, 0, rename.begins), "{from} was not synced before it became {to}: {raw}");
+        assert!(
+            synced(folder, rename.ends, first_write),
+            "{folder} was not synced between the making of {to} and its first write: {raw}"
+        );
     }
 }
