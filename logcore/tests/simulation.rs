@@ -4,7 +4,7 @@
 //! The seed drives what is sent, read, held back, dropped and broken, and when the life of the log ends and how. The log's threads
 //! are real ones, and so is the clock, so a seed repeats the story, not every interleaving; a failing seed is run a few times.
 //!
-//! `HEADWATER_TORTURE_SEEDS` says how many seeds are run (default 40), `HEADWATER_SEED` which comes first.
+//! `HEADWATER_TORTURE_SEEDS` says how many seeds are run (default 120), `HEADWATER_SEED` which comes first.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod common;
@@ -524,7 +524,7 @@ fn simulate(seed: u64) -> Verdict {
 
 #[test]
 fn the_log_keeps_its_promises_whatever_happens() {
-    let (first, seeds) = (seed(), from_env("HEADWATER_TORTURE_SEEDS").unwrap_or(40));
+    let (first, seeds) = (seed(), from_env("HEADWATER_TORTURE_SEEDS").unwrap_or(120));
     for seed in first..first + seeds {
         simulate(seed).unwrap_or_else(|why| panic!("HEADWATER_SEED={seed}: {why}"));
     }

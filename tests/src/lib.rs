@@ -97,8 +97,24 @@ impl Server {
         }
     }
 
+    /// As [`Self::start_with`], run by another program that replaces itself with the server, so that its process is the server's;
+    /// tells what was said when it did not come to listen.
+    ///
+    /// # Errors
+    /// What the server said last.
+    pub fn start_under(runner: &[&str], data: &Path, environment: &[(&str, &str)]) -> Result<Self, String> {
+        let (program, arguments) = runner.split_first().unwrap();
+        let mut command = Command::new(program);
+        command.args(arguments).arg(binary());
+        Self::spawn(command, data, "127.0.0.1:0", environment)
+    }
+
     fn try_start(data: &Path, address: &str, environment: &[(&str, &str)]) -> Result<Self, String> {
-        let mut child = Command::new(binary())
+        Self::spawn(Command::new(binary()), data, address, environment)
+    }
+
+    fn spawn(mut command: Command, data: &Path, address: &str, environment: &[(&str, &str)]) -> Result<Self, String> {
+        let mut child = command
             .args(["serve", "--http", address, "--data"])
             .arg(data)
             .env("HEADWATER_LOG_RESERVE_BYTES", "0")
