@@ -24,6 +24,8 @@ pub struct SqlRequest {
     pub wait: Cut,
     /// Give up then.
     pub deadline: Instant,
+    /// The session it belongs to; none: the request is one by itself.
+    pub session: Option<String>,
 }
 
 /// What one statement came to.
@@ -54,6 +56,17 @@ pub struct Rows {
     pub stream: SendableRecordBatchStream,
     /// The state that the statement sees.
     pub cut: Cut,
+    /// What the statement changed, if these are the rows of its RETURNING.
+    pub written: Option<Written>,
+}
+
+/// What a statement changed.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// Rows inserted, updated or deleted.
+    pub affected: u64,
+    /// The last record of the change; `None` when nothing changed, and inside a transaction.
+    pub position: Option<Cut>,
 }
 
 /// A record to append.

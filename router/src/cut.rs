@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 
 use datafusion::catalog::TableProvider;
 use docstore::DocumentSnapshot;
-use logcore::{Offset, PartitionRef, StreamId, TimestampMillis};
+use logcore::{Offset, Partition, PartitionRef, StreamId, TimestampMillis};
 
+use crate::append::blocking;
 use crate::catalog::{CatalogState, Source, StreamDef, TableDef, TableKind};
 use crate::database::Database;
 use crate::error::{Error, Result, sqlstate};
@@ -27,7 +28,9 @@ use crate::provider::row::RowProvider;
 use crate::provider::scan::SourceTable;
 use crate::provider::series::SeriesProvider;
 use crate::provider::stream::StreamProvider;
+use crate::query::Context;
 use crate::sql::rewrite::{AsOf, TableUse, Uses};
+use crate::txn::Transaction;
 use crate::view::running::{Generation, Store, View};
 
 /// How long a statement waits for the slower of its views, so that it need not read the faster ones in the past.
@@ -47,6 +50,14 @@ pub struct Chosen {
     pub documents: Documents,
     /// What is read; its files stay while this is held.
     pub generations: Vec<Arc<Generation>>,
+}
+
+impl Chosen {
+    /// Of a statement that reads no table of the catalog.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self { cut: Cut::new(), providers: HashMap::new(), documents: Documents::new(), generations: Vec::new() }
+    }
 }
 
 /// A table or stream of the statement, found.
@@ -71,12 +82,14 @@ pub type Documents = HashMap<(u32, u32), DocumentSnapshot>;
 ///
 /// # Errors
 /// Unknown names and positions, a wait that lasts over the deadline, a past that is not kept, views that stopped.
-pub async fn choose(database: &Database, uses: &Uses, wait: &Cut, deadline: Instant) -> Result<Chosen> {
+pub async fn choose(database: &Database, uses: &Uses, context: Context<'_>) -> Result<Chosen> {
+    let Context { deadline, transaction, .. } = context;
+    let pinned = transaction.map(|transaction| transaction.cut()).unwrap_or_default();
     loop {
         let catalog = database.catalog();
         let targets = uses.tables.iter().map(|used| find(database, &catalog, used)).collect::<Result<Vec<_>>>()?;
         let swapped = |targets: &[Target]| targets.iter().any(Target::is_replaced);
-        match choose_among(database, &catalog, &targets, uses, wait, deadline).await {
+        match choose_among(database, &catalog, &targets, uses, &pinned, context).await {
             // A generation that was being read makes way for the next one.
             Err(error) if error.code() == sqlstate::CANNOT_CONNECT_NOW && swapped(&targets) && Instant::now() < deadline => {
                 tokio::time::sleep(SWAP_STEP).await;
@@ -91,11 +104,12 @@ async fn choose_among(
     catalog: &CatalogState,
     targets: &[Target],
     uses: &Uses,
-    wait: &Cut,
-    deadline: Instant,
+    pinned: &Cut,
+    context: Context<'_>,
 ) -> Result<Chosen> {
+    let Context { wait, deadline, .. } = context;
     wait_for(database, catalog, targets, wait, deadline).await?;
-    let (ends, documents) = settle(database, targets, wait, deadline).await?;
+    let (ends, documents) = settle(database, targets, pinned, wait, deadline).await?;
     let mut cut = Cut::new();
     for target in targets.iter().filter(|target| target.used.as_of.is_none()) {
         for partition in 0..target.stream.partitions {
@@ -111,16 +125,24 @@ async fn choose_among(
             Some(as_of) => past(database, target, as_of, deadline).await?,
             None => ends.clone(),
         };
-        providers.insert(target.used.internal.clone(), provider(database, target, &own, &documents, uses.score)?);
+        let transaction = context.transaction.filter(|_| target.used.as_of.is_none());
+        providers.insert(target.used.internal.clone(), provider(database, target, &own, &documents, uses.score, transaction)?);
         generations.extend(target.table.as_ref().map(|table| Arc::clone(&table.generation)));
     }
     Ok(Chosen { cut, providers, documents, generations })
 }
 
 /// Finds offsets at which everything that is read now can be read, not below what the client waits for.
-async fn settle(database: &Database, targets: &[Target], wait: &Cut, deadline: Instant) -> Result<(Ends, Documents)> {
+async fn settle(
+    database: &Database,
+    targets: &[Target],
+    pinned: &Cut,
+    wait: &Cut,
+    deadline: Instant,
+) -> Result<(Ends, Documents)> {
     for _ in 0..ATTEMPTS_MAX {
         let mut ends = align(database, targets).await?;
+        pin(database, targets, pinned, &mut ends, deadline).await?;
         match documents_at(targets, &mut ends, wait) {
             Ok(documents) => return Ok((ends, documents)),
             // A document table no longer has so old a state: everything must come up to where the log is.
@@ -130,6 +152,21 @@ async fn settle(database: &Database, targets: &[Target], wait: &Cut, deadline: I
     let message = "the document tables of the statement could not be read at one moment while records came in";
     Err(Error::new(sqlstate::CANNOT_CONNECT_NOW, logcore::ErrorKind::Unavailable, message)
         .hint("try again, or read them one by one"))
+}
+
+/// Sets the ends that a transaction has read at before; documents are read as they are now.
+async fn pin(database: &Database, targets: &[Target], pinned: &Cut, ends: &mut Ends, deadline: Instant) -> Result<()> {
+    for target in targets.iter().filter(|target| target.used.as_of.is_none()) {
+        for partition in 0..target.stream.partitions {
+            let Some(end) = pinned.end(&target.stream.name, partition) else { continue };
+            let with_documents = targets.iter().any(|other| other.stream.id == target.stream.id && other.is_document());
+            if !with_documents {
+                target.visible_to(database, partition, end, deadline).await?;
+                ends.insert((target.stream.id, partition), end);
+            }
+        }
+    }
+    Ok(())
 }
 
 fn find(database: &Database, catalog: &CatalogState, used: &TableUse) -> Result<Target> {
@@ -296,10 +333,18 @@ async fn past(database: &Database, target: &Target, as_of: &AsOf, deadline: Inst
             let message = format!("{}/{partition}@{} is not there yet: {last}", stream.name, end.value() - 1);
             return Err(Error::invalid(message).hint("use `wait` to read what is still to come"));
         }
+        let end = if stream.id == StreamId::TABLES.value() { whole_transaction(&log, end).await? } else { end };
         target.visible_to(database, partition, end, deadline).await?;
         ends.insert((stream.id, partition), end);
     }
     Ok(ends)
+}
+
+/// The end of the transaction that the record before `end` belongs to: nobody ever saw half of one.
+async fn whole_transaction(log: &Arc<Partition>, end: Offset) -> Result<Offset> {
+    let Some(last) = end.before().filter(|last| *last >= log.log_start()) else { return Ok(end) };
+    let log = Arc::clone(log);
+    blocking(move || Ok(log.read(last, 1)?.first().map_or(end, |frame| frame.end_offset().max(end)))).await
 }
 
 fn provider(
@@ -308,6 +353,7 @@ fn provider(
     ends: &Ends,
     states: &Documents,
     score: bool,
+    transaction: Option<&Arc<Transaction>>,
 ) -> Result<Arc<dyn TableProvider>> {
     let name = &target.used.name;
     let end = |partition: u32| ends.get(&(target.stream.id, partition)).copied().unwrap_or_default();
@@ -336,7 +382,13 @@ fn provider(
         }
     }
     Ok(match &def.kind {
-        TableKind::Row(schema) => Arc::new(SourceTable(RowProvider::new(name, Arc::new(schema.clone()), rows))),
+        TableKind::Row(schema) => {
+            let provider = RowProvider::new(name, Arc::new(schema.clone()), rows);
+            Arc::new(SourceTable(match transaction {
+                Some(transaction) if matches!(def.source, Source::Own) => provider.within(def.id, transaction),
+                _ => provider,
+            }))
+        }
         TableKind::Document(mapping) => Arc::new(SourceTable(DocumentProvider::new(name, mapping.clone(), documents, score))),
         TableKind::Series(options) => {
             let layout = layout.ok_or_else(|| Error::internal("a series has at least one partition"))?;

@@ -19,7 +19,7 @@ use logcore::sys::{clock, fs};
 use logcore::{BatchBuilder, Compression, ErrorKind, Log, LogOptions, NewRecord, PartitionRef, Proposal, StreamId};
 use rowstore::RowOptions;
 use tokio::runtime::{Handle, Runtime};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, RwLock};
 
 use crate::answer::{
     DeadLetterInfo, PartitionInfo, RamInfo, RebuildInfo, Rows, SqlAnswer, SqlRequest, StreamInfo, StreamTotals, ViewInfo,
@@ -35,6 +35,7 @@ use crate::error::{Error, Result, name_partitions, sqlstate};
 use crate::position::Cut;
 use crate::query::{self, Context};
 use crate::session;
+use crate::sessions::Sessions;
 use crate::sql::ddl::Ddl;
 use crate::sql::parse::{Statement, parse};
 use crate::sql::rewrite::{TableUse, Uses};
@@ -113,7 +114,9 @@ struct Inner {
     tracking: Tracking,
     cursors: CursorStore,
     session: SessionState,
+    sessions: Sessions,
     ddl: Mutex<()>,
+    gate: RwLock<()>,
     handle: Handle,
     runtime: std::sync::Mutex<Option<Runtime>>,
 }
@@ -170,7 +173,9 @@ impl Database {
             tracking: Tracking::default(),
             cursors,
             session,
+            sessions: Sessions::default(),
             ddl: Mutex::new(()),
+            gate: RwLock::new(()),
             handle: handle.clone(),
             runtime: std::sync::Mutex::new(Some(runtime)),
         };
@@ -252,6 +257,17 @@ impl Database {
         &self.inner.views
     }
 
+    /// The sessions of clients.
+    #[must_use]
+    pub fn sessions(&self) -> &Sessions {
+        &self.inner.sessions
+    }
+
+    /// Held for reading by changes of rows until they are in the log, and for writing while what must hold of rows is defined.
+    pub(crate) fn gate(&self) -> &RwLock<()> {
+        &self.inner.gate
+    }
+
     pub(crate) fn tracking(&self) -> &Tracking {
         &self.inner.tracking
     }
@@ -318,9 +334,10 @@ impl Database {
         }
         let several = statements.len() > 1;
         let mut answers = Vec::with_capacity(statements.len());
+        let mut session = self.sessions().enter(request.session.as_deref(), request.deadline).await?;
         for (n, statement) in statements.into_iter().enumerate() {
-            let context = Context { params: &request.params, wait: &request.wait, deadline: request.deadline };
-            let answer = Box::pin(self.execute(statement, context)).await;
+            let context = Context { params: &request.params, wait: &request.wait, deadline: request.deadline, transaction: None };
+            let answer = Box::pin(session.execute(self, statement, context)).await;
             let answer = answer.map_err(|error| self.named(error));
             answers.push(answer.map_err(|error| match (several, error.hint_text()) {
                 (false, _) => error,
@@ -336,10 +353,11 @@ impl Database {
                 }
             })?);
         }
+        session.leave()?;
         Ok(answers)
     }
 
-    async fn execute(&self, statement: Statement, context: Context<'_>) -> Result<SqlAnswer> {
+    pub(crate) async fn execute(&self, statement: Statement, context: Context<'_>) -> Result<SqlAnswer> {
         let statement = match statement {
             Statement::Ddl(ddl) => return self.execute_ddl(ddl, context).await,
             Statement::Sql(statement) => statement,
@@ -361,14 +379,14 @@ impl Database {
         }
         let planned = query::plan(self, *statement, context, None).await?;
         let (schema, cut) = (planned.schema(), planned.cut().clone());
-        Ok(SqlAnswer::Rows(Rows { schema, stream: planned.run(self, context.deadline)?, cut }))
+        Ok(SqlAnswer::Rows(Rows { schema, stream: planned.run(self, context.deadline)?, cut, written: None }))
     }
 
     /// A change of definitions is finished also when the client vanishes: half of one would be found by the next.
     async fn execute_ddl(&self, ddl: Ddl, context: Context<'_>) -> Result<SqlAnswer> {
         let (database, params, wait, deadline) = (self.clone(), context.params.to_vec(), context.wait.clone(), context.deadline);
         let work = async move {
-            let context = Context { params: &params, wait: &wait, deadline };
+            let context = Context { params: &params, wait: &wait, deadline, transaction: None };
             define::execute(&database, ddl, context).await
         };
         Finishing::new(self.runtime().clone(), work).await
@@ -386,7 +404,8 @@ impl Database {
             let views = catalog.tables().filter(|table| table.stream().value() == id);
             tables.extend(views.map(|table| TableUse { internal: table.name.clone(), name: table.name.clone(), as_of: None }));
         }
-        cut::choose(self, &Uses { tables, score: false }, cut, deadline).await.map(drop).map_err(|error| self.named(error))
+        let context = Context { params: &[], wait: cut, deadline, transaction: None };
+        cut::choose(self, &Uses { tables, score: false }, context).await.map(drop).map_err(|error| self.named(error))
     }
 
     /// Runs a search request against a document table: the answer's JSON, and the state it sees.
@@ -421,7 +440,8 @@ impl Database {
         let request: docstore::SearchRequest = serde_json::from_value(request)
             .map_err(|error| Error::invalid(format!("search request: {error}")).hint("see the HTTP reference, search request"))?;
         let uses = Uses { tables: vec![TableUse { internal: table.into(), name: table.into(), as_of: None }], score: false };
-        let chosen = cut::choose(self, &uses, wait, deadline).await.map_err(|error| self.named(error))?;
+        let context = Context { params: &[], wait, deadline, transaction: None };
+        let chosen = cut::choose(self, &uses, context).await.map_err(|error| self.named(error))?;
         let generation = Arc::clone(&chosen.generations[0]);
         let [part] = &generation.parts[..] else {
             return Err(Error::unsupported("a search request over a stream of several partitions is not supported yet")

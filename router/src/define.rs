@@ -4,6 +4,7 @@
 //! The catalog's record is the definition. A stop between it and the folders leaves either folders that nothing names, removed
 //! at the next start, or a definition without folders, which are then made.
 
+pub(crate) mod index;
 pub(crate) mod key_view;
 mod options;
 mod stream;
@@ -45,6 +46,8 @@ pub async fn execute(database: &Database, ddl: Ddl, context: Context<'_>) -> Res
         Ddl::DropStream { name, if_exists } => stream::remove(database, &name, if_exists).await,
         Ddl::CreateTable(table) => create_table(database, table, context).await,
         Ddl::DropTable { name, if_exists } => drop_table(database, &name, if_exists).await,
+        Ddl::CreateIndex(wanted) => index::create(database, wanted, context).await,
+        Ddl::DropIndex { name, if_exists } => index::remove(database, &name, if_exists).await,
         Ddl::RebuildView { name } => {
             database.rebuild(&name).await?;
             Ok(done("REBUILD VIEW", None))
@@ -87,7 +90,15 @@ async fn create_table(database: &Database, table: CreateTable, context: Context<
     let kind = match table.kind.as_str() {
         "row" => {
             options.finish(&["none for row tables"])?;
-            TableKind::Row(row_schema(table.schema, table.stream.is_some())?)
+            let mut schema = row_schema(table.schema, table.stream.is_some())?;
+            let constrained = !schema.constraints.is_empty() || !table.foreign_keys.is_empty();
+            if constrained && table.stream.is_some() {
+                return Err(Error::unsupported("a view of a stream has no UNIQUE, CHECK or REFERENCES: it can refuse nothing")
+                    .hint("filter with AS SELECT ... WHERE, or make a table of its own"));
+            }
+            let own = (catalog.next_table(), table.name.as_str());
+            index::resolve_references(&catalog, own, &mut schema, table.foreign_keys)?;
+            TableKind::Row(schema)
         }
         "document" if table.stream.is_none() => {
             return Err(Error::unsupported("document tables without a stream are not supported yet").hint("add FROM STREAM name"));
@@ -126,7 +137,9 @@ async fn create_table(database: &Database, table: CreateTable, context: Context<
         for (at, default) in schema.columns.iter().enumerate().filter_map(|(at, column)| Some((at, column.default.as_ref()?))) {
             dml::evaluate(database, default, schema, at, context).await?;
         }
+        dml::check_expressions(database, &def.name, schema)?;
     }
+    let _gate = database.gate().write().await;
     let (_, position) = define_table(database, def, &stream).await?;
     Ok(done("CREATE TABLE", Some(position)))
 }
@@ -259,6 +272,13 @@ async fn drop_table(database: &Database, name: &str, if_exists: bool) -> Result<
         let message = format!("table \"{name}\" belongs to the database and goes with its stream");
         return Err(Error::new(sqlstate::WRONG_OBJECT_TYPE, ErrorKind::Invalid, message));
     }
+    if let Some(other) = catalog.tables().find(|other| other.id != def.id && index::references(other, def.id, None)) {
+        let message = format!("table \"{}\" references table \"{name}\"", other.name);
+        return Err(
+            Error::new(sqlstate::DEPENDENT_OBJECTS, ErrorKind::Conflict, message).hint(format!("drop \"{}\" first", other.name))
+        );
+    }
+    let _gate = database.gate().write().await;
     let position = database.record(&CatalogRecord::TableDropped { id: def.id }).await?;
     retire(database, def.id);
     Ok(done("DROP TABLE", Some(position)))

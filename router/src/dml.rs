@@ -1,71 +1,60 @@
 //! INSERT, UPDATE and DELETE: ours from end to end, since DataFusion's hooks lose conditions.
 //!
-//! The rows a change touches are a SELECT at a cut. From them the mutations and the keys they touch are computed and proposed to
-//! the owner of `_tables`; if somebody wrote one of the keys since the cut, the change is computed again. The answer comes when
-//! the table's own view has applied it.
+//! The rows a change touches are a SELECT at the transaction's snapshot, over its own rows. From them the changes are computed
+//! ([`insert`], [`change`]), judged and taken into the transaction ([`constraints`]). A statement outside a transaction is one by
+//! itself: its batch is proposed to the owner of `_tables` at once, and if somebody wrote one of its keys since the snapshot, it is
+//! computed again. The answer comes when the tables' own views have applied it.
 //!
 //! # Invariants
-//! - A statement is one batch: all of it or nothing of it is in the log.
-//! - What is in the log was checked: types, NOT NULL, and the primary key against the state its keys are conditioned on.
+//! - A statement, or a transaction, is one batch: all of it or nothing of it is in the log.
+//! - What is in the log was checked, against a state its keys are conditioned on.
 //!
 //! # Not done
-//! RETURNING, ON CONFLICT DO UPDATE, FROM and USING, changes of more than a frame holds.
+//! MERGE, COPY, changes of more than a frame holds.
+
+mod change;
+mod constraints;
+mod insert;
+mod target;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use datafusion::arrow::array::{Array, ArrayRef, RecordBatch};
+use datafusion::arrow::array::{Array, ArrayRef};
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::DataType;
+use datafusion::catalog::TableProvider;
+use datafusion::datasource::MemTable;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::sql::sqlparser::ast::{
-    AssignmentTarget, Delete, Expr, FromTable, Ident, Insert, ObjectName, OnConflictAction, OnInsert, Select, SelectItem,
-    SetExpr, Statement, TableFactor, TableObject, TableWithJoins, Update,
+    Expr, Ident, ObjectName, SelectItem, SetExpr, Statement, TableAlias, TableFactor, TableObject, TableWithJoins,
 };
-use logcore::partition::Conditions;
-use logcore::{BatchBuilder, Compression, ErrorKind, NewRecord, Offset, Proposal, sys::clock};
-use rowstore::key::encode_key;
-use rowstore::mutation::record_key;
-use rowstore::value::{build_column, encode_row};
-use rowstore::{ColumnType, RowTable, TableSchema, Value};
+use logcore::{ErrorKind, Offset};
+use rowstore::value::build_column;
+use rowstore::{ColumnType, Rule, TableSchema, Value};
 
-use crate::answer::SqlAnswer;
+use self::constraints::{Writer, batch_of};
+use self::target::{Change, Row, Target};
+use crate::answer::{Rows, SqlAnswer, Written};
 use crate::catalog::{TableDef, TableKind};
-use crate::cut::writable;
 use crate::database::Database;
-use crate::error::{Error, Result, nearest, sqlstate};
-use crate::key_hash::key_hash;
+use crate::error::{Error, Result, sqlstate};
 use crate::position::Cut;
 use crate::query::{self, Context};
-use crate::sql::ddl::name_of;
 use crate::sql::parse::{Statement as Parsed, parse};
-use crate::sql::rewrite::resolve;
+use crate::txn::{Isolation, Transaction};
 use crate::view::json;
-use crate::view::running::{Store, View};
 
 /// Times a change is computed again when somebody else was faster.
 const ATTEMPTS_MAX: usize = 32;
 /// Rows that one statement may hold in memory.
-const ROWS_BYTES_MAX: usize = 64 << 20;
+pub(super) const ROWS_BYTES_MAX: usize = 64 << 20;
 
-/// The table that a statement writes.
-struct Target {
-    def: Arc<TableDef>,
-    schema: TableSchema,
-    view: Arc<View>,
-}
-
-/// One row to put or to remove.
-struct Mutation {
-    key: Vec<u8>,
-    row: Option<Vec<u8>>,
-}
-
-/// A change computed from a state.
-struct Change {
-    mutations: Vec<Mutation>,
+/// What a statement came to, before it is in the log.
+struct Outcome {
     affected: u64,
-    snapshot: Offset,
+    returned: Option<Rows>,
 }
 
 /// Carries out a statement that changes rows; `None` if it is none.
@@ -78,8 +67,8 @@ pub async fn execute(database: &Database, statement: &Statement, context: Contex
             TableObject::TableName(name) => Ok(name),
             _ => Err(Error::unsupported("INSERT writes a table by its name")),
         },
-        Statement::Update(update) => table_of(&update.table).map(|(name, _)| name),
-        Statement::Delete(delete) => delete_table(delete).and_then(table_of).map(|(name, _)| name),
+        Statement::Update(update) => change::table_of(&update.table).map(|(name, _)| name),
+        Statement::Delete(delete) => change::delete_table(delete).and_then(change::table_of).map(|(name, _)| name),
         _ => return None,
     };
     Some(match name {
@@ -89,166 +78,227 @@ pub async fn execute(database: &Database, statement: &Statement, context: Contex
 }
 
 async fn run(database: &Database, name: ObjectName, statement: &Statement, context: Context<'_>) -> Result<SqlAnswer> {
-    let target = target(database, &name)?;
+    if let Some(transaction) = context.transaction {
+        let outcome = Box::pin(carry_out(database, &name, statement, transaction, context)).await?;
+        return Ok(outcome.answer(None));
+    }
     for _ in 0..ATTEMPTS_MAX {
-        let change = match statement {
-            Statement::Insert(insert) => Box::pin(insert_rows(database, &target, insert, context)).await?,
-            Statement::Update(update) => Box::pin(update_rows(database, &target, update, context)).await?,
-            Statement::Delete(delete) => Box::pin(delete_rows(database, &target, delete, context)).await?,
-            other => return Err(Error::internal(format!("not a change: {other}"))),
-        };
-        match propose(&target, change, context.deadline).await {
-            Err(logcore::Error::Conflict { last_writer, .. }) => target.seen(last_writer.advance(1), context.deadline).await?,
-            Err(logcore::Error::SnapshotTooOld { window_start, .. }) => target.seen(window_start, context.deadline).await?,
-            other => return Ok(other?),
+        let _gate = database.gate().read().await;
+        let transaction = Arc::new(Transaction::new(Isolation::Snapshot));
+        let within = Context { transaction: Some(&transaction), ..context };
+        // What stands in the way at this snapshot may be on its way out: it is judged again if the log has moved on.
+        let outcome = Box::pin(carry_out(database, &name, statement, &transaction, within)).await?;
+        match commit(database, &transaction, context.deadline).await {
+            Err(Refused::Conflict(seen)) => wait_seen(database, &name, seen, context.deadline).await?,
+            Err(Refused::Error(error)) => return Err(error),
+            Ok(position) => return Ok(outcome.answer(position)),
         }
     }
-    Err(Error::new(sqlstate::SERIALIZATION_FAILURE, ErrorKind::Conflict, "other changes of the same rows were faster")
-        .hint("run the statement again"))
+    Err(conflict("other changes of the same rows were faster"))
 }
 
-fn target(database: &Database, name: &ObjectName) -> Result<Target> {
+/// Somebody else was faster.
+pub(crate) fn conflict(message: &str) -> Error {
+    Error::new(sqlstate::SERIALIZATION_FAILURE, ErrorKind::Conflict, message).hint("run it again")
+}
+
+/// Waits until a table shows what it was refused for.
+async fn wait_seen(database: &Database, name: &ObjectName, seen: Offset, deadline: Instant) -> Result<()> {
+    let target = Target::find(database, &database.catalog(), name)?;
+    Ok(target.view.visible_to(0, seen, deadline).await?)
+}
+
+/// Computes a statement's changes and takes them into a transaction.
+async fn carry_out(
+    database: &Database,
+    name: &ObjectName,
+    statement: &Statement,
+    transaction: &Arc<Transaction>,
+    context: Context<'_>,
+) -> Result<Outcome> {
     let catalog = database.catalog();
-    let written = resolve(name, &catalog).unwrap_or_else(|| name_of(name));
-    let Some(def) = catalog.find_table(&written) else {
-        return Err(match catalog.find_stream(&written) {
-            Some(_) => Error::new(sqlstate::WRONG_OBJECT_TYPE, ErrorKind::Invalid, format!("\"{written}\" is a stream"))
-                .hint(format!("append to it: POST /v1/streams/{written}/records")),
-            None => Error::unknown("table", &written, catalog.tables().map(|def| def.name.as_str())),
-        });
+    let target = Arc::new(Target::find(database, &catalog, name)?);
+    let writer = Writer { database: database.clone(), catalog, transaction: Arc::clone(transaction) };
+    let (changes, returning, alias) = match statement {
+        Statement::Insert(insert) => {
+            let alias = insert.table_alias.as_ref().map(|alias| alias.alias.clone());
+            (Box::pin(insert::changes(&writer, &target, insert, context)).await?, &insert.returning, alias)
+        }
+        Statement::Update(update) => {
+            let alias = change::table_of(&update.table)?.1.cloned();
+            (Box::pin(change::updates(&writer, &target, update, context)).await?, &update.returning, alias)
+        }
+        Statement::Delete(delete) => {
+            let alias = change::table_of(change::delete_table(delete)?)?.1.cloned();
+            (Box::pin(change::deletes(&writer, &target, delete, context)).await?, &delete.returning, alias)
+        }
+        other => return Err(Error::internal(format!("not a change: {other}"))),
     };
-    let view = database.views().get(def)?;
-    writable(def, &view.stream.name)?;
-    let TableKind::Row(schema) = &def.kind else { return Err(Error::internal("writable tables have rows")) };
-    Ok(Target { def: Arc::clone(def), schema: schema.clone(), view })
+    let affected = changes.len() as u64;
+    let returned = match returning {
+        Some(items) => Some(returned(database, &target, alias, items, &changes, context).await?),
+        None => None,
+    };
+    writer.apply(target, changes).await?;
+    Ok(Outcome { affected, returned })
 }
 
-impl Target {
-    async fn seen(&self, end: Offset, deadline: Instant) -> Result<()> {
-        Ok(self.view.visible_to(0, end, deadline).await?)
-    }
+/// RETURNING: a SELECT over the new versions, or the old ones of what was deleted.
+async fn returned(
+    database: &Database,
+    target: &Target,
+    alias: Option<Ident>,
+    items: &[SelectItem],
+    changes: &[Change],
+    context: Context<'_>,
+) -> Result<Rows> {
+    let rows: Vec<&Row> = changes.iter().filter_map(|change| change.new.as_ref().or(change.old.as_ref())).collect();
+    let batch = batch_of(&target.schema, &rows)?;
+    let table: Arc<dyn TableProvider> = Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]])?);
+    let name = Ident::with_quote('"', &target.def.name);
+    let statement = select(items.to_vec(), vec![factor(&name, alias)], None)?;
+    let (schema, batches) =
+        query::over(database, statement, HashMap::from([(target.def.name.clone(), table)]), context, ROWS_BYTES_MAX).await?;
+    let stream = RecordBatchStreamAdapter::new(Arc::clone(&schema), futures::stream::iter(batches.into_iter().map(Ok)));
+    Ok(Rows { schema, stream: Box::pin(stream), cut: Cut::new(), written: None })
+}
 
-    fn rows(&self) -> Result<RowTable> {
-        match &self.view.serving().parts[0].store {
-            Store::Row(rows) => Ok(rows.clone()),
-            _ => Err(Error::internal("writable tables have rows")),
-        }
-    }
-
-    fn column(&self, name: &str) -> Result<usize> {
-        self.schema.column(name).ok_or_else(|| {
-            let message = format!("column \"{name}\" of table \"{}\" does not exist", self.def.name);
-            let error = Error::new(sqlstate::UNDEFINED_COLUMN, ErrorKind::Invalid, message);
-            match nearest(name, self.schema.columns.iter().map(|column| column.name.as_str())) {
-                Some(near) => error.hint(format!("did you mean \"{near}\"?")),
-                None => error,
-            }
-        })
-    }
-
-    fn duplicate(&self, values: &[Value]) -> Error {
-        let columns: Vec<&str> = self.schema.primary_key.iter().map(|at| self.schema.columns[*at].name.as_str()).collect();
-        let shown: Vec<String> = self.schema.primary_key.iter().map(|at| show(&values[*at])).collect();
-        let (columns, shown) = (columns.join(", "), shown.join(", "));
-        let message = format!("duplicate key in table \"{}\": ({columns}) = ({shown}) already exists", self.def.name);
-        Error::new(sqlstate::UNIQUE_VIOLATION, ErrorKind::Conflict, message)
-            .hint("UPDATE the row, or INSERT ... ON CONFLICT DO NOTHING")
-    }
-
-    /// A row with all checks made.
-    fn check(&self, values: &[Value]) -> Result<()> {
-        let null = (0..values.len()).find(|at| values[*at] == Value::Null && self.schema.refuses_null(*at));
-        match null {
-            None => Ok(()),
-            Some(at) => {
-                let message = format!("null value in column \"{}\" of table \"{}\"", self.schema.columns[at].name, self.def.name);
-                Err(Error::new(sqlstate::NOT_NULL_VIOLATION, ErrorKind::Invalid, message).hint("give it a value"))
-            }
+impl Outcome {
+    fn answer(self, position: Option<Cut>) -> SqlAnswer {
+        let written = Written { affected: self.affected, position };
+        match self.returned {
+            Some(rows) => SqlAnswer::Rows(Rows { written: Some(written), ..rows }),
+            None => SqlAnswer::Written { affected: written.affected, position: written.position },
         }
     }
 }
 
-fn show(value: &Value) -> String {
-    match value {
-        Value::Text(text) => format!("'{text}'"),
-        Value::Int(value) | Value::Timestamp(value) => value.to_string(),
-        Value::Boolean(value) => value.to_string(),
-        other => format!("{other:?}"),
-    }
+/// Why a transaction did not enter the log.
+pub(crate) enum Refused {
+    /// Somebody wrote what it relies on; what is below this offset has to be seen first.
+    Conflict(Offset),
+    /// Anything else.
+    Error(Error),
 }
 
-fn table_of(table: &TableWithJoins) -> Result<(&ObjectName, Option<&Ident>)> {
-    match (&table.relation, table.joins.is_empty()) {
-        (TableFactor::Table { name, alias, args: None, version: None, .. }, true) => {
-            Ok((name, alias.as_ref().map(|alias| &alias.name)))
+/// Puts a transaction into the log as one batch, and waits until its tables show it; `None` when it changes nothing. The caller
+/// holds [`Database::gate`].
+pub(crate) async fn commit(database: &Database, transaction: &Transaction, deadline: Instant) -> Result<Option<Cut>, Refused> {
+    let Some(commit) = transaction.commit().map_err(Refused::Error)? else { return Ok(None) };
+    let catalog = database.catalog();
+    let mut views = Vec::new();
+    for (id, judged_by) in &commit.tables {
+        let def = catalog.all_tables().find(|def| def.id == *id);
+        let same = |def: &Arc<TableDef>| matches!((&def.kind, judged_by), (TableKind::Row(now), Some(then)) if *now == **then);
+        let changed = || Refused::Error(conflict("a table of the transaction was changed or dropped meanwhile"));
+        let def = def.filter(|def| same(def)).ok_or_else(changed)?;
+        views.push(database.views().get(def).map_err(Refused::Error)?);
+    }
+    let Some(first) = views.first() else { return Ok(None) };
+    let log = Arc::clone(first.serving().parts[0].task.partition());
+    let appended = match log.append(commit.proposal, deadline).await {
+        Ok(ticket) => ticket.committed().await,
+        Err(error) => Err(error),
+    };
+    let appended = match appended {
+        Err(logcore::Error::Conflict { last_writer, .. }) => return Err(Refused::Conflict(last_writer.advance(1))),
+        Err(logcore::Error::SnapshotTooOld { window_start, .. }) => return Err(Refused::Conflict(window_start)),
+        other => other.map_err(|error| Refused::Error(error.into()))?,
+    };
+    let mut position = Cut::new();
+    position.raise(&first.stream.name, 0, appended.end_offset());
+    // Committed is committed: a view that is slow to show it does not undo the write, and the position says what to wait for.
+    for view in &views {
+        if let Err(error) = view.visible_to(0, appended.end_offset(), deadline).await {
+            tracing::warn!(table = view.name, %error, "a write is durable but its table does not show it yet");
         }
-        _ => Err(Error::unsupported("UPDATE and DELETE change one table, named directly")),
     }
-}
-
-fn delete_table(delete: &Delete) -> Result<&TableWithJoins> {
-    let (FromTable::WithFromKeyword(tables) | FromTable::WithoutKeyword(tables)) = &delete.from;
-    match &tables[..] {
-        [only] if delete.using.is_none() && delete.tables.is_empty() => Ok(only),
-        _ => Err(Error::unsupported("DELETE with USING is not supported yet").hint("use a subquery in WHERE")),
-    }
+    Ok(Some(position))
 }
 
 fn not_yet(what: &str) -> Error {
     Error::unsupported(format!("{what} is not supported yet"))
 }
 
-async fn insert_rows(database: &Database, target: &Target, insert: &Insert, context: Context<'_>) -> Result<Change> {
-    if insert.returning.is_some() {
-        return Err(not_yet("RETURNING"));
+/// What DEFAULT stands for.
+fn effective_default(column: &rowstore::Column) -> Result<Expr> {
+    let text = column.default.as_deref().unwrap_or("NULL");
+    match select_items(&format!("({text})"))?.pop() {
+        Some(SelectItem::UnnamedExpr(expr)) => Ok(expr),
+        _ => Err(Error::internal(format!("DEFAULT {text} is not an expression"))),
     }
-    let skip_existing = match &insert.on {
-        None => false,
-        Some(OnInsert::OnConflict(conflict)) if matches!(conflict.action, OnConflictAction::DoNothing) => true,
-        Some(_) => return Err(not_yet("ON CONFLICT DO UPDATE")),
+}
+
+fn select_items(text: &str) -> Result<Vec<SelectItem>> {
+    let Some(Parsed::Sql(statement)) = parse(&format!("SELECT {text}"), 1)?.pop() else {
+        return Err(Error::syntax(format!("{text} is not an expression")));
     };
-    let source = insert.source.clone().ok_or_else(|| not_yet("INSERT ... DEFAULT VALUES"))?;
-    let columns: Vec<usize> = match &insert.columns[..] {
-        [] => (0..target.schema.columns.len()).collect(),
-        named => named.iter().map(|name| target.column(&name_of(name))).collect::<Result<_>>()?,
+    match *statement {
+        Statement::Query(query) => match *query.body {
+            SetExpr::Select(select) => Ok(select.projection),
+            _ => Err(Error::syntax(format!("{text} is not an expression"))),
+        },
+        _ => Err(Error::syntax(format!("{text} is not an expression"))),
+    }
+}
+
+fn factor(name: &Ident, alias: Option<Ident>) -> TableWithJoins {
+    let alias = alias.map(|name| TableAlias { explicit: true, name, columns: vec![], at: None });
+    let relation = TableFactor::Table {
+        name: ObjectName::from(name.clone()),
+        alias,
+        args: None,
+        with_hints: vec![],
+        version: None,
+        with_ordinality: false,
+        partitions: vec![],
+        json_path: None,
+        sample: None,
+        index_hints: vec![],
     };
-    if let Some(twice) = columns.iter().enumerate().find(|(n, at)| columns[..*n].contains(at)) {
-        return Err(Error::invalid(format!("column \"{}\" is named twice", target.schema.columns[*twice.1].name)));
-    }
-    let planned = query::plan(database, Statement::Query(source), context, Some(&target.def.name)).await?;
-    let given = planned.schema().fields().len();
-    let explicit = !insert.columns.is_empty();
-    if given > columns.len() || (explicit && given < columns.len()) {
-        return Err(Error::syntax(format!("INSERT names {} columns and gives {given} values", columns.len())));
-    }
-    let columns = &columns[..given];
-    let snapshot = snapshot_of(planned.cut());
+    TableWithJoins { relation, joins: vec![] }
+}
+
+/// `SELECT items FROM tables WHERE selection`.
+fn select(items: Vec<SelectItem>, from: Vec<TableWithJoins>, selection: Option<Expr>) -> Result<Statement> {
+    let Some(Parsed::Sql(statement)) = parse("SELECT 1", 1)?.pop() else { return Err(Error::internal("SELECT 1 parses")) };
+    let Statement::Query(mut query) = *statement else { return Err(Error::internal("SELECT 1 is a query")) };
+    let SetExpr::Select(select) = &mut *query.body else { return Err(Error::internal("SELECT 1 is a select")) };
+    select.projection = items;
+    select.from = from;
+    select.selection = selection;
+    Ok(Statement::Query(query))
+}
+
+/// As [`select`], of expressions by number.
+fn select_from(items: Vec<Expr>, from: Vec<TableWithJoins>, selection: Option<Expr>) -> Result<Statement> {
+    let item = |(n, expr)| SelectItem::ExprWithAlias { expr, alias: Ident::with_quote('"', format!("c{n}")) };
+    select(items.into_iter().enumerate().map(item).collect(), from, selection)
+}
+
+/// Whether a SELECT gives any row.
+///
+/// # Errors
+/// What is wrong with it.
+pub async fn has_rows(database: &Database, text: &str, context: Context<'_>) -> Result<bool> {
+    let Some(Parsed::Sql(statement)) = parse(text, 1)?.pop() else { return Err(Error::internal("a SELECT was expected")) };
+    let planned = query::plan(database, *statement, Context { params: &[], ..context }, None).await?;
     let batches = planned.collect(database, context.deadline, ROWS_BYTES_MAX).await?;
-    let defaults = defaults(database, target, columns, context).await?;
-    let rows = target.rows()?;
-    let (mut mutations, mut seen) = (Vec::new(), HashMap::new());
-    for batch in &batches {
-        let arrays = columns
-            .iter()
-            .zip(batch.columns())
-            .map(|(at, array)| assign(array, &target.schema, *at))
-            .collect::<Result<Vec<_>>>()?;
-        for row in 0..batch.num_rows() {
-            let mut values = defaults.clone();
-            for (at, array) in columns.iter().zip(&arrays) {
-                values[*at] = Value::from_array(array, row);
-            }
-            target.check(&values)?;
-            let key = encode_key(&values, &target.schema)?;
-            let exists = seen.insert(key.clone(), ()).is_some() || rows.get(&key, snapshot)?.is_some();
-            match (exists, skip_existing) {
-                (false, _) => mutations.push(Mutation { key, row: Some(encode_row(&values)) }),
-                (true, true) => {}
-                (true, false) => return Err(target.duplicate(&values)),
-            }
+    Ok(batches.iter().any(|batch| batch.num_rows() > 0))
+}
+
+/// Whether the CHECK expressions of a table are conditions on its columns.
+///
+/// # Errors
+/// The first that is not.
+pub fn check_expressions(database: &Database, table: &str, schema: &TableSchema) -> Result<()> {
+    let batch = batch_of(schema, &[])?;
+    for constraint in &schema.constraints {
+        if let Rule::Check { expression } = &constraint.rule {
+            constraints::failing(database, table, expression, &batch)?;
         }
     }
-    Ok(Change { affected: mutations.len() as u64, mutations, snapshot })
+    Ok(())
 }
 
 /// The values of columns that an INSERT does not give.
@@ -279,10 +329,6 @@ pub async fn evaluate(
     let batches = planned.collect(database, context.deadline, ROWS_BYTES_MAX).await?;
     let batch = batches.first().ok_or_else(|| Error::internal("a SELECT without FROM has one row"))?;
     Ok(Value::from_array(&assign(batch.column(0), schema, at)?, 0))
-}
-
-fn snapshot_of(cut: &Cut) -> Offset {
-    cut.end("_tables", 0).unwrap_or_default()
 }
 
 /// Casts what a statement gives to a column, as PostgreSQL's assignment does.
@@ -351,136 +397,4 @@ fn check_json(array: &ArrayRef, column: &rowstore::Column) -> Result<ArrayRef> {
         }
     }
     Ok(Arc::clone(array))
-}
-
-/// `SELECT items FROM table WHERE selection`.
-fn rows_of(table: &TableWithJoins, selection: Option<&Expr>, items: Vec<SelectItem>) -> Result<Statement> {
-    let Some(Parsed::Sql(statement)) = parse("SELECT 1", 1)?.pop() else { return Err(Error::internal("SELECT 1 parses")) };
-    let Statement::Query(mut query) = *statement else { return Err(Error::internal("SELECT 1 is a query")) };
-    let SetExpr::Select(select) = &mut *query.body else { return Err(Error::internal("SELECT 1 is a select")) };
-    let select: &mut Select = select;
-    select.projection = items;
-    select.from = vec![table.clone()];
-    select.selection = selection.cloned();
-    Ok(Statement::Query(query))
-}
-
-fn item(expr: Expr, n: usize) -> SelectItem {
-    SelectItem::ExprWithAlias { expr, alias: Ident::with_quote('"', format!("c{n}")) }
-}
-
-/// The stored columns, qualified so that nothing else can be meant.
-fn stored_columns(target: &Target, qualifier: &Ident) -> Vec<Expr> {
-    let column = |name: &str| Expr::CompoundIdentifier(vec![qualifier.clone(), Ident::with_quote('"', name)]);
-    target.schema.columns.iter().map(|stored| column(&stored.name)).collect()
-}
-
-fn qualifier(target: &Target, alias: Option<&Ident>) -> Ident {
-    alias.cloned().unwrap_or_else(|| Ident::with_quote('"', &target.def.name))
-}
-
-async fn update_rows(database: &Database, target: &Target, update: &Update, context: Context<'_>) -> Result<Change> {
-    if update.returning.is_some() || update.from.is_some() || update.limit.is_some() || !update.order_by.is_empty() {
-        return Err(not_yet("UPDATE with FROM, RETURNING, ORDER BY or LIMIT"));
-    }
-    let (_, alias) = table_of(&update.table)?;
-    let stored = stored_columns(target, &qualifier(target, alias));
-    let mut wanted: Vec<Option<Expr>> = vec![None; stored.len()];
-    for assignment in &update.assignments {
-        let AssignmentTarget::ColumnName(name) = &assignment.target else { return Err(not_yet("SET (a, b) = ...")) };
-        let at = target.column(&name_of(name))?;
-        if wanted[at].replace(assignment.value.clone()).is_some() {
-            return Err(Error::invalid(format!("column \"{}\" is set twice", target.schema.columns[at].name)));
-        }
-    }
-    let columns = stored.len();
-    let exprs =
-        stored.iter().cloned().chain(wanted.into_iter().zip(&stored).map(|(new, old)| new.unwrap_or_else(|| old.clone())));
-    let items = exprs.enumerate().map(|(n, expr)| item(expr, n)).collect();
-    let statement = rows_of(&update.table, update.selection.as_ref(), items)?;
-    let (batches, snapshot) = touched(database, target, statement, context).await?;
-    let rows = target.rows()?;
-    let (mut removed, mut put) = (HashMap::new(), HashMap::new());
-    let mut affected = 0;
-    for batch in &batches {
-        let old = &batch.columns()[..columns];
-        let new = batch.columns()[columns..].iter().enumerate();
-        let new = new.map(|(at, array)| assign(array, &target.schema, at)).collect::<Result<Vec<_>>>()?;
-        for row in 0..batch.num_rows() {
-            let old: Vec<Value> = old.iter().map(|array| Value::from_array(array, row)).collect();
-            let new: Vec<Value> = new.iter().map(|array| Value::from_array(array, row)).collect();
-            target.check(&new)?;
-            removed.insert(encode_key(&old, &target.schema)?, ());
-            if put.insert(encode_key(&new, &target.schema)?, encode_row(&new)).is_some() {
-                return Err(target.duplicate(&new));
-            }
-            affected += 1;
-        }
-    }
-    for (key, row) in &put {
-        if !removed.contains_key(key) && rows.get(key, snapshot)?.is_some() {
-            return Err(target.duplicate(&rowstore::value::decode_row(row, &target.schema)?));
-        }
-    }
-    let gone = removed.into_keys().filter(|key| !put.contains_key(key)).map(|key| Mutation { key, row: None });
-    let mut mutations: Vec<Mutation> = gone.collect();
-    mutations.extend(put.into_iter().map(|(key, row)| Mutation { key, row: Some(row) }));
-    mutations.sort_by(|a, b| a.key.cmp(&b.key));
-    Ok(Change { mutations, affected, snapshot })
-}
-
-async fn delete_rows(database: &Database, target: &Target, delete: &Delete, context: Context<'_>) -> Result<Change> {
-    if delete.returning.is_some() || delete.limit.is_some() || !delete.order_by.is_empty() {
-        return Err(not_yet("DELETE with RETURNING, ORDER BY or LIMIT"));
-    }
-    let table = delete_table(delete)?;
-    let (_, alias) = table_of(table)?;
-    let items =
-        stored_columns(target, &qualifier(target, alias)).into_iter().enumerate().map(|(n, expr)| item(expr, n)).collect();
-    let (batches, snapshot) = touched(database, target, rows_of(table, delete.selection.as_ref(), items)?, context).await?;
-    let mut mutations = Vec::new();
-    for batch in &batches {
-        for row in 0..batch.num_rows() {
-            let values: Vec<Value> = batch.columns().iter().map(|array| Value::from_array(array, row)).collect();
-            mutations.push(Mutation { key: encode_key(&values, &target.schema)?, row: None });
-        }
-    }
-    Ok(Change { affected: mutations.len() as u64, mutations, snapshot })
-}
-
-async fn touched(
-    database: &Database,
-    target: &Target,
-    statement: Statement,
-    context: Context<'_>,
-) -> Result<(Vec<RecordBatch>, Offset)> {
-    let planned = query::plan(database, statement, context, Some(&target.def.name)).await?;
-    let snapshot = snapshot_of(planned.cut());
-    Ok((planned.collect(database, context.deadline, ROWS_BYTES_MAX).await?, snapshot))
-}
-
-/// Puts a change into the log as one batch, and waits until the table shows it.
-async fn propose(target: &Target, change: Change, deadline: Instant) -> Result<SqlAnswer, logcore::Error> {
-    if change.mutations.is_empty() {
-        return Ok(SqlAnswer::Written { affected: change.affected, position: None });
-    }
-    let mut batch = BatchBuilder::new();
-    let timestamp = clock::now();
-    let mut writes = Vec::with_capacity(change.mutations.len());
-    for mutation in &change.mutations {
-        let key = record_key(target.def.id, &mutation.key);
-        batch.push(&NewRecord { key: Some(&key), value: mutation.row.as_deref(), headers: &[], timestamp });
-        writes.push(key_hash(&key));
-    }
-    let conditions = Conditions { snapshot: change.snapshot, reads: Vec::new(), writes };
-    let proposal = Proposal::from_records(batch, Compression::None)?.when(conditions);
-    let part = &target.view.serving().parts[0];
-    let appended = part.task.partition().append(proposal, deadline).await?.committed().await?;
-    let mut position = Cut::new();
-    position.raise(&target.view.stream.name, 0, appended.end_offset());
-    // Committed is committed: a view that is slow to show it does not undo the write, and the position says what to wait for.
-    if let Err(error) = target.view.visible_to(0, appended.end_offset(), deadline).await {
-        tracing::warn!(table = target.def.name, %error, "a write is durable but its table does not show it yet");
-    }
-    Ok(SqlAnswer::Written { affected: change.affected, position: Some(position) })
 }

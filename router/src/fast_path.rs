@@ -41,6 +41,10 @@ struct PointRead {
 /// # Errors
 /// As any query, once it is one.
 pub async fn execute(database: &Database, statement: &Statement, context: Context<'_>) -> Option<Result<SqlAnswer>> {
+    // What a transaction has written lies over the table.
+    if context.transaction.is_some() {
+        return None;
+    }
     let Statement::Query(query) = statement else { return None };
     let read = recognise(query, &database.catalog(), context.params)?;
     Some(run(database, read, context).await)
@@ -50,7 +54,7 @@ async fn run(database: &Database, read: PointRead, context: Context<'_>) -> Resu
     let TableKind::Row(schema) = &read.table.kind else { return Err(Error::internal("a point read is of a row table")) };
     let name = &read.table.name;
     let uses = Uses { tables: vec![TableUse { internal: name.clone(), name: name.clone(), as_of: None }], score: false };
-    let chosen = cut::choose(database, &uses, context.wait, context.deadline).await?;
+    let chosen = cut::choose(database, &uses, context).await?;
     let generation = Arc::clone(&chosen.generations[0]);
     let stream = &database.views().get(&read.table)?.stream.name;
     let mut parts: Vec<(RowTable, logcore::Offset)> = Vec::with_capacity(generation.parts.len());
@@ -75,7 +79,7 @@ async fn run(database: &Database, read: PointRead, context: Context<'_>) -> Resu
     let shape = Arc::new(schema.arrow().project(&read.columns).map_err(DataFusionError::from)?);
     let batch = RecordBatch::try_new(Arc::clone(&shape), columns).map_err(DataFusionError::from)?;
     let stream = RecordBatchStreamAdapter::new(Arc::clone(&shape), futures::stream::iter([Ok(batch)]));
-    Ok(SqlAnswer::Rows(Rows { schema: shape, stream: Box::pin(stream), cut: chosen.cut }))
+    Ok(SqlAnswer::Rows(Rows { schema: shape, stream: Box::pin(stream), cut: chosen.cut, written: None }))
 }
 
 fn recognise(query: &Query, catalog: &CatalogState, params: &[serde_json::Value]) -> Option<PointRead> {

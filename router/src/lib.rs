@@ -33,8 +33,10 @@ pub mod query;
 pub mod read;
 pub mod render;
 pub mod session;
+pub mod sessions;
 pub mod show;
 pub mod sql;
+pub mod txn;
 pub mod units;
 pub mod view;
 

@@ -2,11 +2,13 @@
 //!
 //! Called by [`crate::database`] for SELECT and EXPLAIN, and by [`crate::dml`] for the rows that a change is computed from.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
+use datafusion::catalog::TableProvider;
 use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::execution::{SendableRecordBatchStream, SessionState};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
@@ -22,6 +24,7 @@ use crate::error::{Error, Result, sqlstate};
 use crate::position::Cut;
 use crate::session;
 use crate::sql::rewrite::{TableUse, Uses, rewrite};
+use crate::txn::Transaction;
 
 /// Batches between the query and its reader.
 const CHANNEL_BATCHES: usize = 2;
@@ -35,6 +38,8 @@ pub struct Context<'a> {
     pub wait: &'a Cut,
     /// Give up then.
     pub deadline: Instant,
+    /// What it is a part of; none: it is by itself.
+    pub transaction: Option<&'a Arc<Transaction>>,
 }
 
 /// A statement that is planned at its cut.
@@ -58,19 +63,43 @@ pub async fn plan(database: &Database, statement: Statement, context: Context<'_
             uses.tables.push(table);
         }
     }
-    let mut chosen = cut::choose(database, &uses, context.wait, context.deadline).await?;
+    let mut chosen = cut::choose(database, &uses, context).await?;
+    if let Some(transaction) = context.transaction {
+        transaction.pin(&chosen.cut);
+    }
     let names = catalog.names().map(str::to_owned).collect();
     let state = session::with_tables(database.session(), std::mem::take(&mut chosen.providers), names);
+    let plan = physical(&state, statement, context.params).await?;
+    Ok(Planned { state, plan, chosen })
+}
+
+/// Runs a SELECT over tables that exist for it only, and gives its columns and rows.
+///
+/// # Errors
+/// Everything that is wrong with the statement, and too many rows.
+pub async fn over(
+    database: &Database,
+    statement: Statement,
+    tables: HashMap<String, Arc<dyn TableProvider>>,
+    context: Context<'_>,
+    bytes_max: usize,
+) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+    let state = session::with_tables(database.session(), tables, Vec::new());
+    let plan = physical(&state, statement, context.params).await?;
+    let planned = Planned { state, plan, chosen: Chosen::nothing() };
+    Ok((planned.schema(), planned.collect(database, context.deadline, bytes_max).await?))
+}
+
+async fn physical(state: &SessionState, statement: Statement, params: &[Value]) -> Result<Arc<dyn ExecutionPlan>> {
     let logical = state.statement_to_plan(datafusion::sql::parser::Statement::Statement(Box::new(statement))).await?;
-    let logical = match context.params {
+    let logical = match params {
         [] => logical,
         params => {
             let values: Vec<ScalarValue> = params.iter().map(param).collect();
             logical.with_param_values(ParamValues::from(values))?
         }
     };
-    let plan = state.create_physical_plan(&without_unions(&state, logical)?).await?;
-    Ok(Planned { state, plan, chosen })
+    Ok(state.create_physical_plan(&without_unions(state, logical)?).await?)
 }
 
 fn param(value: &Value) -> ScalarValue {

@@ -26,7 +26,7 @@ fn answer(columns: Vec<(&str, ArrayRef)>) -> Result<SqlAnswer> {
     let batch = batch.map_err(|error| Error::internal(error.to_string()))?;
     let schema = batch.schema();
     let stream = Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&schema), stream::iter([Ok(batch)])));
-    Ok(SqlAnswer::Rows(Rows { schema, stream, cut: Cut::new() }))
+    Ok(SqlAnswer::Rows(Rows { schema, stream, cut: Cut::new(), written: None }))
 }
 
 /// `SHOW STREAMS`

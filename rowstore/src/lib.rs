@@ -11,12 +11,14 @@
 //! - The checkpoint is a key of the tree, written before each flush: data and offset become durable in one step.
 //!
 //! # Not done
-//! Secondary indexes, constraints beyond the primary key and NOT NULL, and the removal of old versions: every version is kept,
-//! so `AS OF` reaches back to the first record.
+//! Indexes on expressions and on a part of the rows, and the removal of old versions: every version is kept, so `AS OF` reaches
+//! back to the first record.
 
 #![forbid(unsafe_code)]
 
+pub mod constraint;
 pub mod error;
+pub mod index;
 pub mod key;
 pub mod lsm;
 pub mod materializer;
@@ -26,9 +28,11 @@ pub mod schema;
 pub mod table;
 pub mod value;
 
+pub use constraint::{Action, Constraint, Rule};
 pub use error::{Error, Result};
+pub use index::{Index, IndexColumn};
 pub use materializer::{RowChange, RowMaterializer, RowProjection};
-pub use scan::ScanRequest;
+pub use scan::{Overlay, ScanRequest};
 pub use schema::{Column, ColumnType, TableSchema};
 pub use table::{RowOptions, RowTable};
 pub use value::Value;

@@ -25,6 +25,8 @@ const BASE: u64 = 1 << 40;
 const CHECKPOINT_KEY: [u8; 1] = [0];
 /// The first byte of every row's key.
 pub(crate) const ROW_PREFIX: u8 = 1;
+/// The first byte of every index entry's key.
+pub(crate) const INDEX_PREFIX: u8 = 2;
 /// Level-0 runs beyond which the materializer compacts itself before it flushes more.
 const RUNS_MAX: usize = 16;
 
@@ -182,12 +184,12 @@ impl Tree {
     }
 
     /// Keys and rows in `from..until` in key order, as the records below `cut` left them. A stable snapshot.
-    pub fn range(
-        &self,
+    pub fn range<'t>(
+        &'t self,
         from: &[u8],
         until: &[u8],
         cut: Offset,
-    ) -> impl Iterator<Item = Result<(lsm_tree::Slice, lsm_tree::Slice)>> + '_ {
+    ) -> impl Iterator<Item = Result<(lsm_tree::Slice, lsm_tree::Slice)>> + use<'t> {
         let items = self.shared.tree.range::<&[u8], _>(from..until.max(from), BASE + cut.value(), None);
         items.map(move |item| item.into_inner().map_err(self.error("reading")))
     }

@@ -2,10 +2,16 @@
 //!
 //! Run by `logcore::materialize::driver`.
 
+use std::sync::Arc;
+
 use logcore::materialize::{Materializer, Projection, Rejects, ViewError};
 use logcore::{Batch, Offset};
 
-use crate::lsm::{ROW_PREFIX, Tree};
+use crate::error::Error;
+use crate::index::Index;
+use crate::lsm::{INDEX_PREFIX, ROW_PREFIX, Tree};
+use crate::schema::TableSchema;
+use crate::value::{Value, decode_row};
 
 /// One row that a record puts or removes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,12 +33,35 @@ pub struct RowMaterializer {
     projection: RowProjection,
     next: Offset,
     saved: Offset,
+    schema: Arc<TableSchema>,
     key: Vec<u8>,
 }
 
 impl RowMaterializer {
-    pub(crate) fn new(tree: Tree, projection: RowProjection, next: Offset) -> Self {
-        Self { tree, projection, next, saved: next, key: Vec::new() }
+    pub(crate) fn new(tree: Tree, projection: RowProjection, next: Offset, schema: Arc<TableSchema>) -> Self {
+        Self { tree, projection, next, saved: next, schema, key: Vec::new() }
+    }
+
+    /// Brings the indexes from a row's last version to its next one; `self.key` is the row's.
+    fn apply_to_indexes(&self, row: Option<&[u8]>, offset: Offset) -> Result<(), Error> {
+        let old = self.tree.get(&self.key, offset)?.map(|old| decode_row(&old, &self.schema)).transpose()?;
+        let new = row.map(|row| decode_row(row, &self.schema)).transpose()?;
+        let key = &self.key[1..];
+        let entry = |index: &Index, values: &Option<Vec<Value>>| -> Result<Option<Vec<u8>>, Error> {
+            let entry = values.as_ref().map(|values| index.entry(values, &self.schema, key)).transpose()?;
+            Ok(entry.map(|entry| [&[INDEX_PREFIX], &entry[..]].concat()))
+        };
+        let changes = self.schema.indexes.iter().map(|index| Ok((entry(index, &old)?, entry(index, &new)?)));
+        // All of them or none.
+        for (old, new) in changes.collect::<Result<Vec<_>, Error>>()?.into_iter().filter(|(old, new)| old != new) {
+            if let Some(old) = old {
+                self.tree.apply(&old, None, offset);
+            }
+            if let Some(new) = new {
+                self.tree.apply(&new, Some(key), offset);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -49,6 +78,15 @@ impl Materializer for RowMaterializer {
                 self.key.extend_from_slice(&change.offset.value().to_be_bytes());
             } else {
                 self.key.extend_from_slice(&change.key);
+            }
+            if !self.schema.indexes.is_empty() {
+                match self.apply_to_indexes(change.value.as_deref(), change.offset) {
+                    Err(error @ (Error::KeyTooLarge { .. } | Error::CorruptRow { .. })) => {
+                        rejects.push(change.offset, error.to_string());
+                        continue;
+                    }
+                    applied => applied?,
+                }
             }
             self.tree.apply(&self.key, change.value.as_deref(), change.offset);
         }

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use serde::{Deserialize, Serialize};
 
+use crate::constraint::Constraint;
+use crate::index::Index;
+
 /// A column's type; the names are PostgreSQL's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -69,12 +72,21 @@ pub struct Column {
 }
 
 /// Columns and primary key. An empty primary key means: one row per record, keyed by its offset.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableSchema {
     /// In the order of the table's definition.
     pub columns: Vec<Column>,
     /// Positions in `columns`.
     pub primary_key: Vec<usize>,
+    /// Secondary indexes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub indexes: Vec<Index>,
+    /// What must hold beyond types, NOT NULL and the primary key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub constraints: Vec<Constraint>,
+    /// The newest index id there ever was.
+    #[serde(default)]
+    pub last_index: u32,
 }
 
 /// The key of field metadata that marks JSON text.

@@ -9,6 +9,7 @@ use logcore::Offset;
 use lsm_tree::Cache;
 
 use crate::error::Result;
+use crate::key::after_prefix;
 use crate::lsm::{Compactor, ROW_PREFIX, Tree};
 use crate::materializer::{RowMaterializer, RowProjection};
 use crate::schema::TableSchema;
@@ -50,7 +51,7 @@ impl RowTable {
     ) -> Result<(Self, RowMaterializer)> {
         let tree = Tree::open(&dir.join("rows"), &options.cache, &options.compactor)?;
         let next = tree.checkpoint()?;
-        let materializer = RowMaterializer::new(tree.clone(), projection, next);
+        let materializer = RowMaterializer::new(tree.clone(), projection, next, Arc::clone(&schema));
         Ok((Self { tree, schema }, materializer))
     }
 
@@ -67,6 +68,12 @@ impl RowTable {
     pub fn get(&self, key: &[u8], cut: Offset) -> Result<Option<Vec<u8>>> {
         let full = [&[ROW_PREFIX], key].concat();
         Ok(self.tree.get(&full, cut)?.map(|row| row.to_vec()))
+    }
+
+    /// All rows with their encoded primary keys, in key order, as the records below `cut` left them.
+    pub fn all(&self, cut: Offset) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>)>> + '_ {
+        let until = after_prefix(&[ROW_PREFIX]).expect("the prefix is not 0xff");
+        self.tree.range(&[ROW_PREFIX], &until, cut).map(|item| item.map(|(key, row)| (key[1..].to_vec(), row.to_vec())))
     }
 
     /// Bytes on disk.

@@ -18,7 +18,11 @@ use rowstore::{Column, ColumnType, RowChange, RowMaterializer, RowOptions, RowTa
 
 fn schema() -> TableSchema {
     let column = |name: &str, kind| Column { name: name.into(), kind, not_null: false, default: None };
-    TableSchema { columns: vec![column("id", ColumnType::BigInt), column("note", ColumnType::Text)], primary_key: vec![0] }
+    TableSchema {
+        columns: vec![column("id", ColumnType::BigInt), column("note", ColumnType::Text)],
+        primary_key: vec![0],
+        ..TableSchema::default()
+    }
 }
 
 /// Key: the id as text. Value: the note, or nothing for a delete. A key that is no number is rejected.
@@ -142,7 +146,7 @@ fn every_type_comes_back_with_its_extremes() {
     ];
     let columns = kinds.iter().enumerate();
     let columns = columns.map(|(n, (kind, _))| Column { name: format!("c{n}"), kind: *kind, not_null: false, default: None });
-    let schema = TableSchema { columns: columns.collect(), primary_key: vec![] };
+    let schema = TableSchema { columns: columns.collect(), primary_key: vec![], ..TableSchema::default() };
     for pick in 0..3 {
         let row: Vec<Value> = kinds.iter().map(|(_, values)| values.get(pick).cloned().unwrap_or(Value::Null)).collect();
         let bytes = encode_row(&row);

@@ -4,6 +4,7 @@
 //! `docs/format.md`, "Catalog records". Records are only ever added to; an unknown `type` stops the catalog with an error
 //! rather than being passed over, since it was written by a newer release.
 
+use rowstore::Index;
 use serde::{Deserialize, Serialize};
 
 use super::options::StreamOptions;
@@ -33,6 +34,20 @@ pub enum CatalogRecord {
     TableDropped {
         /// Its id.
         id: u32,
+    },
+    /// A table has an index from here on; the generation it names is the first to keep it.
+    IndexCreated {
+        /// The table's id.
+        id: u32,
+        /// The index.
+        index: Index,
+    },
+    /// It has it no more.
+    IndexDropped {
+        /// The table's id.
+        id: u32,
+        /// The index's id.
+        index: u32,
     },
     /// A new generation of a table's view is being built.
     RebuildStarted {

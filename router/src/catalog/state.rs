@@ -177,6 +177,17 @@ impl CatalogState {
                 self.tables.insert(def.id, Arc::from(def));
             }
             CatalogRecord::TableDropped { id } => drop(self.tables.remove(&id)),
+            CatalogRecord::IndexCreated { id, index } => self.change(id, |def| {
+                if let TableKind::Row(schema) = &mut def.kind {
+                    schema.last_index = schema.last_index.max(index.id);
+                    schema.indexes.push(index);
+                }
+            }),
+            CatalogRecord::IndexDropped { id, index } => self.change(id, |def| {
+                if let TableKind::Row(schema) = &mut def.kind {
+                    schema.indexes.retain(|other| other.id != index);
+                }
+            }),
             CatalogRecord::RebuildStarted { id, generation } => self.change(id, |def| {
                 def.building = Some(generation);
                 def.newest = def.newest.max(generation);

@@ -1,4 +1,4 @@
-//! A row table at a cut: conditions on the primary key become a range of keys.
+//! A row table at a cut: conditions on the primary key or on an index become a range of keys or entries.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -7,12 +7,14 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::logical_expr::{Expr, Operator, TableProviderFilterPushDown};
 use logcore::Offset;
+use rowstore::index::encode_indexed;
 use rowstore::key::{after_prefix, encode_part};
-use rowstore::{RowTable, ScanRequest, TableSchema, Value};
+use rowstore::{Column, Index, IndexColumn, Overlay, RowTable, ScanRequest, TableSchema, Value};
 
 use super::filter::comparison;
 use super::scan::{Bounds, Scan, Source};
 use crate::error::{Error, Result};
+use crate::txn::{Key, Transaction};
 
 /// See the module docs.
 pub struct RowProvider {
@@ -20,13 +22,27 @@ pub struct RowProvider {
     parts: Vec<(RowTable, Offset)>,
     table: Arc<TableSchema>,
     schema: SchemaRef,
+    /// The table's id and who reads it, if it may have rows of its own over the table's.
+    within: Option<(u32, Arc<Transaction>)>,
 }
 
 impl RowProvider {
     /// The table's partitions, each with the cut it is read at.
     #[must_use]
     pub fn new(name: &str, table: Arc<TableSchema>, parts: Vec<(RowTable, Offset)>) -> Self {
-        Self { name: name.to_owned(), parts, schema: table.arrow(), table }
+        Self { name: name.to_owned(), parts, schema: table.arrow(), table, within: None }
+    }
+
+    /// As a transaction sees it.
+    #[must_use]
+    pub fn within(self, id: u32, transaction: &Arc<Transaction>) -> Self {
+        Self { within: Some((id, Arc::clone(transaction))), ..self }
+    }
+
+    /// The indexes that all partitions have.
+    fn indexes(&self) -> impl Iterator<Item = &Index> {
+        let built = |index: &&Index| self.parts.iter().all(|(rows, _)| rows.index(index.id).is_some());
+        self.table.indexes.iter().filter(built)
     }
 }
 
@@ -36,41 +52,59 @@ impl std::fmt::Debug for RowProvider {
     }
 }
 
-/// A range of encoded keys.
+/// How rows are found: a range of encoded keys, or of entries of an index.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct KeyRange {
+struct Path {
+    /// The index, by name; none: the primary key.
+    index: Option<String>,
     from: Vec<u8>,
     until: Option<Vec<u8>>,
+    /// Columns that are compared for equality, in front.
+    equal: usize,
+    /// All columns are, and no two rows have the same.
+    single: bool,
     /// Conditions that went into it, for EXPLAIN.
     pushed: Vec<String>,
 }
 
-/// The range that holds every key for which all `filters` can be true.
-fn key_range(table: &TableSchema, filters: &[Expr]) -> KeyRange {
-    let mut range = KeyRange::default();
-    let mut prefix = Vec::new();
-    for at in &table.primary_key {
-        let column = &table.columns[*at];
+/// A column of a key or index, and how its values are encoded there.
+struct Part<'a> {
+    column: &'a Column,
+    encode: Box<dyn Fn(&Value) -> Vec<u8> + 'a>,
+    descending: bool,
+}
+
+/// The range that holds every entry for which all `filters` can be true; entries begin with `prefix`.
+fn range(parts: &[Part<'_>], mut prefix: Vec<u8>, filters: &[Expr]) -> Path {
+    let mut path = Path::default();
+    for part in parts {
         let conditions: Vec<(Operator, Vec<u8>, &Expr)> = filters
             .iter()
             .filter_map(|filter| {
-                let found = comparison(filter).filter(|found| found.column == column.name)?;
-                if found.value.data_type() != column.kind.arrow() {
+                let found = comparison(filter).filter(|found| found.column == part.column.name)?;
+                if found.value.data_type() != part.column.kind.arrow() {
                     return None;
                 }
-                let mut part = Vec::new();
-                encode_part(&mut part, &Value::from_array(found.value.to_array().ok()?.as_ref(), 0));
-                Some((found.operator, part, filter))
+                let value = Value::from_array(found.value.to_array().ok()?.as_ref(), 0);
+                let operator = match (part.descending, found.operator) {
+                    (true, Operator::Lt) => Operator::Gt,
+                    (true, Operator::LtEq) => Operator::GtEq,
+                    (true, Operator::Gt) => Operator::Lt,
+                    (true, Operator::GtEq) => Operator::LtEq,
+                    (_, operator) => operator,
+                };
+                Some((operator, (part.encode)(&value), filter))
             })
             .collect();
-        if let Some((_, part, filter)) = conditions.iter().find(|(operator, ..)| *operator == Operator::Eq) {
-            prefix.extend_from_slice(part);
-            range.pushed.push(filter.to_string());
+        if let Some((_, bytes, filter)) = conditions.iter().find(|(operator, ..)| *operator == Operator::Eq) {
+            prefix.extend_from_slice(bytes);
+            path.equal += 1;
+            path.pushed.push(filter.to_string());
             continue;
         }
         let (mut from, mut until) = (prefix.clone(), after_prefix(&prefix));
-        for (operator, part, filter) in &conditions {
-            let bound = [&prefix[..], part].concat();
+        for (operator, bytes, filter) in &conditions {
+            let bound = [&prefix[..], bytes].concat();
             match operator {
                 Operator::GtEq => from = from.max(bound),
                 Operator::Gt => from = after_prefix(&bound).map_or(from.clone(), |bound| bound.max(from)),
@@ -83,13 +117,68 @@ fn key_range(table: &TableSchema, filters: &[Expr]) -> KeyRange {
                 }
                 _ => continue,
             }
-            range.pushed.push(filter.to_string());
+            path.pushed.push(filter.to_string());
         }
-        (range.from, range.until) = (from, until);
-        return range;
+        (path.from, path.until) = (from, until);
+        return path;
     }
-    (range.until, range.from) = (after_prefix(&prefix), prefix);
-    range
+    (path.until, path.from) = (after_prefix(&prefix), prefix);
+    path
+}
+
+fn by_key(table: &TableSchema, filters: &[Expr]) -> Path {
+    let part = |at: &usize| {
+        let encode = |value: &Value| {
+            let mut out = Vec::new();
+            encode_part(&mut out, value);
+            out
+        };
+        Part { column: &table.columns[*at], encode: Box::new(encode), descending: false }
+    };
+    let path = range(&table.primary_key.iter().map(part).collect::<Vec<_>>(), Vec::new(), filters);
+    Path { single: !table.primary_key.is_empty() && path.equal == table.primary_key.len(), ..path }
+}
+
+fn by_index(table: &TableSchema, index: &Index, filters: &[Expr]) -> Option<Path> {
+    let part = |column: &'_ IndexColumn| {
+        let (at, descending) = (table.column(&column.name)?, column.descending);
+        let encode = move |value: &Value| {
+            let mut out = Vec::new();
+            encode_indexed(&mut out, value, descending);
+            out
+        };
+        Some(Part { column: &table.columns[at], encode: Box::new(encode), descending })
+    };
+    let parts = index.columns.iter().map(part).collect::<Option<Vec<_>>>()?;
+    let path = range(&parts, index.prefix(&[]), filters);
+    let single = index.unique && path.equal == index.columns.len();
+    (!path.pushed.is_empty()).then(|| Path { index: Some(index.name.clone()), single, ..path })
+}
+
+impl RowProvider {
+    /// The way to the fewest rows, as far as the conditions tell: one row, then as many equal columns as there are, the primary
+    /// key before an index.
+    fn path(&self, filters: &[Expr]) -> Path {
+        let mut best = by_key(&self.table, filters);
+        for index in self.indexes() {
+            if let Some(path) = by_index(&self.table, index, filters) {
+                let weight = |path: &Path| (path.single, path.equal, path.pushed.len());
+                if weight(&path) > weight(&best) {
+                    best = path;
+                }
+            }
+        }
+        best
+    }
+
+    fn note_reads(&self, path: &Path) {
+        if let Some((table, transaction)) = &self.within {
+            match path.single && path.index.is_none() {
+                true => transaction.has_read(Key::Row(*table, &path.from)),
+                false => transaction.has_read(Key::Table(*table)),
+            }
+        }
+    }
 }
 
 impl Source for RowProvider {
@@ -98,17 +187,21 @@ impl Source for RowProvider {
     }
 
     fn pushdown(&self, filter: &Expr) -> TableProviderFilterPushDown {
-        let on_key = comparison(filter)
-            .is_some_and(|found| self.table.primary_key.iter().any(|at| self.table.columns[*at].name == found.column));
-        if on_key { TableProviderFilterPushDown::Inexact } else { TableProviderFilterPushDown::Unsupported }
+        let is_key = |name: &str| self.table.primary_key.iter().any(|at| self.table.columns[*at].name == name);
+        let is_indexed = |name: &str| self.indexes().any(|index| index.columns.iter().any(|column| column.name == name));
+        let used = comparison(filter).is_some_and(|found| is_key(found.column) || is_indexed(found.column));
+        if used { TableProviderFilterPushDown::Inexact } else { TableProviderFilterPushDown::Unsupported }
     }
 
     fn scan(&self, projection: Vec<usize>, schema: &SchemaRef, filters: &[Expr]) -> Arc<dyn Scan> {
+        let path = self.path(filters);
+        self.note_reads(&path);
         Arc::new(RowScan {
             name: self.name.clone(),
             parts: self.parts.clone(),
             projection,
-            range: key_range(&self.table, filters),
+            path,
+            overlay: self.within.as_ref().and_then(|(table, transaction)| transaction.view(*table)),
             columns: schema.fields().iter().map(|field| field.name().clone()).collect(),
         })
     }
@@ -118,7 +211,8 @@ struct RowScan {
     name: String,
     parts: Vec<(RowTable, Offset)>,
     projection: Vec<usize>,
-    range: KeyRange,
+    path: Path,
+    overlay: Option<Arc<Overlay>>,
     columns: Vec<String>,
 }
 
@@ -127,8 +221,10 @@ impl Scan for RowScan {
         let Some((table, cut)) = self.parts.get(partition) else { return Ok(()) };
         let request = ScanRequest {
             projection: self.projection.clone(),
-            from: self.range.from.clone(),
-            until: self.range.until.clone(),
+            from: self.path.from.clone(),
+            until: self.path.until.clone(),
+            by_index: self.path.index.is_some(),
+            overlay: self.overlay.clone(),
             limit: bounds.limit,
             cut: *cut,
             batch_rows: bounds.batch_rows,
@@ -141,7 +237,8 @@ impl Scan for RowScan {
     }
 
     fn describe(&self) -> String {
-        let key = if self.range.pushed.is_empty() { "all".to_owned() } else { self.range.pushed.join(" AND ") };
-        format!("RowScan: {}, columns=[{}], key range: {key}", self.name, self.columns.join(", "))
+        let range = if self.path.pushed.is_empty() { "all".to_owned() } else { self.path.pushed.join(" AND ") };
+        let by = self.path.index.as_ref().map_or("key range".to_owned(), |index| format!("index {index}"));
+        format!("RowScan: {}, columns=[{}], {by}: {range}", self.name, self.columns.join(", "))
     }
 }

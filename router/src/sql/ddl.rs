@@ -4,13 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use datafusion::sql::sqlparser::ast::{ColumnDef, ColumnOption, Expr, ObjectName, TableConstraint};
+use datafusion::sql::sqlparser::ast::{ObjectName, Statement};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::Token;
-use rowstore::{Column, TableSchema};
+use rowstore::{IndexColumn, TableSchema};
 
-use super::types::column_type;
+use super::constraints::{Definition, ForeignKey, index_columns};
 use crate::error::{Error, Result, nearest};
 
 /// A statement that changes or shows definitions.
@@ -50,6 +50,15 @@ pub enum Ddl {
         /// Whether a missing one is fine.
         if_exists: bool,
     },
+    /// `CREATE [UNIQUE] INDEX [name] ON table (columns)`
+    CreateIndex(CreateIndex),
+    /// `DROP INDEX name`
+    DropIndex {
+        /// Its name.
+        name: String,
+        /// Whether a missing one is fine.
+        if_exists: bool,
+    },
     /// `SHOW STREAMS`
     ShowStreams,
     /// `SHOW VIEWS`
@@ -65,6 +74,29 @@ pub enum Ddl {
     },
 }
 
+impl Ddl {
+    /// Whether it changes nothing.
+    #[must_use]
+    pub fn only_shows(&self) -> bool {
+        matches!(self, Self::ShowStreams | Self::ShowViews | Self::ShowTables | Self::ShowCursors)
+    }
+}
+
+/// `CREATE [UNIQUE] INDEX [IF NOT EXISTS] [name] ON table (column [DESC], ...)`
+#[derive(Clone, Debug)]
+pub struct CreateIndex {
+    /// Its name; made from the columns if none was given.
+    pub name: Option<String>,
+    /// The table's.
+    pub table: String,
+    /// In the order of their weight.
+    pub columns: Vec<IndexColumn>,
+    /// Whether it refuses equal rows.
+    pub unique: bool,
+    /// Whether an existing one is fine.
+    pub if_not_exists: bool,
+}
+
 /// `CREATE TABLE name (columns) USING kind WITH (options) FROM STREAM stream AS SELECT ...`
 #[derive(Clone, Debug)]
 pub struct CreateTable {
@@ -72,8 +104,10 @@ pub struct CreateTable {
     pub name: String,
     /// Whether an existing one is fine.
     pub if_not_exists: bool,
-    /// Columns and primary key, if they were given.
+    /// Columns, primary key, UNIQUE and CHECK, if they were given.
     pub schema: Option<TableSchema>,
+    /// References to other tables.
+    pub foreign_keys: Vec<ForeignKey>,
     /// `row`, `document` or `series`.
     pub kind: String,
     /// By name.
@@ -187,6 +221,11 @@ pub fn parse(parser: &mut Parser<'_>) -> Result<Option<Ddl>> {
         Ddl::DropTable { name, if_exists }
     } else if first("create") && second("table") {
         create_table(parser)?
+    } else if first("create") && (second("index") || (second("unique") && is_word(parser, 2, "index"))) {
+        create_index(parser)?
+    } else if first("drop") && second("index") {
+        let (if_exists, name) = drop_target(parser).map_err(parse_error)?;
+        Ddl::DropIndex { name, if_exists }
     } else {
         return Ok(None);
     };
@@ -271,7 +310,13 @@ fn create_table(parser: &mut Parser<'_>) -> Result<Ddl> {
         Token::LParen => parser.parse_columns().map_err(parse_error)?,
         _ => Default::default(),
     };
-    let schema = if columns.is_empty() { None } else { Some(schema(columns, constraints)?) };
+    let bare = name.rsplit('.').next().unwrap_or(&name);
+    let (schema, foreign_keys) = match columns.is_empty() {
+        true => (None, Vec::new()),
+        false => {
+            Definition::of(bare, columns, constraints).map(|definition| (Some(definition.schema), definition.foreign_keys))?
+        }
+    };
     let kind = match parser.parse_keyword(Keyword::USING) {
         true => parser.parse_identifier().map_err(parse_error)?.value.to_lowercase(),
         false => "row".into(),
@@ -291,54 +336,24 @@ fn create_table(parser: &mut Parser<'_>) -> Result<Ddl> {
         true => Some(parser.parse_query().map_err(parse_error)?.to_string()),
         false => None,
     };
-    Ok(Ddl::CreateTable(CreateTable { name, if_not_exists, schema, kind, options: taken, stream, select }))
+    Ok(Ddl::CreateTable(CreateTable { name, if_not_exists, schema, foreign_keys, kind, options: taken, stream, select }))
 }
 
-fn schema(columns: Vec<ColumnDef>, constraints: Vec<TableConstraint>) -> Result<TableSchema> {
-    let mut schema = TableSchema { columns: Vec::new(), primary_key: Vec::new() };
-    for definition in columns {
-        let name = name_of(&ObjectName::from(definition.name));
-        if schema.column(&name).is_some() {
-            return Err(Error::invalid(format!("column \"{name}\" is defined twice")));
-        }
-        let mut column = Column { name, kind: column_type(&definition.data_type)?, not_null: false, default: None };
-        for option in definition.options {
-            match option.option {
-                ColumnOption::Null => {}
-                ColumnOption::NotNull => column.not_null = true,
-                ColumnOption::Default(default) => column.default = Some(default.to_string()),
-                ColumnOption::PrimaryKey(_) if schema.primary_key.is_empty() => schema.primary_key = vec![schema.columns.len()],
-                ColumnOption::PrimaryKey(_) => return Err(Error::invalid("a table has one primary key")),
-                other => {
-                    return Err(Error::unsupported(format!("{other} on column \"{}\" is not supported yet", column.name))
-                        .hint("PRIMARY KEY, NOT NULL and DEFAULT are"));
-                }
-            }
-        }
-        schema.columns.push(column);
+fn create_index(parser: &mut Parser<'_>) -> Result<Ddl> {
+    let Statement::CreateIndex(index) = parser.parse_statement().map_err(parse_error)? else {
+        return Err(Error::syntax("CREATE INDEX name ON table (columns)"));
+    };
+    if index.predicate.is_some() || !index.include.is_empty() || index.nulls_distinct == Some(false) {
+        return Err(Error::unsupported(
+            "an index on a part of the rows, with INCLUDE or NULLS NOT DISTINCT is not supported yet",
+        )
+        .hint("index the columns of all rows"));
     }
-    for constraint in constraints {
-        match constraint {
-            TableConstraint::PrimaryKey(key) if schema.primary_key.is_empty() => {
-                for part in key.columns {
-                    let Expr::Identifier(ident) = part.column.expr else {
-                        return Err(Error::unsupported("a primary key is made of columns"));
-                    };
-                    let name = name_of(&ObjectName::from(ident));
-                    let column = schema
-                        .column(&name)
-                        .ok_or_else(|| Error::invalid(format!("primary key column \"{name}\" is not defined")))?;
-                    if schema.primary_key.contains(&column) {
-                        return Err(Error::invalid(format!("column \"{name}\" is twice in the primary key")));
-                    }
-                    schema.primary_key.push(column);
-                }
-            }
-            TableConstraint::PrimaryKey(_) => return Err(Error::invalid("a table has one primary key")),
-            other => {
-                return Err(Error::unsupported(format!("the constraint {other} is not supported yet")).hint("PRIMARY KEY is"));
-            }
-        }
-    }
-    Ok(schema)
+    Ok(Ddl::CreateIndex(CreateIndex {
+        name: index.name.as_ref().map(name_of),
+        table: name_of(&index.table_name),
+        columns: index_columns(&index.columns)?,
+        unique: index.unique,
+        if_not_exists: index.if_not_exists,
+    }))
 }

@@ -3,6 +3,7 @@
 //! [`parse`] splits the text and recognises our own statements ([`ddl`]) on sqlparser's tokenizer; everything else is
 //! PostgreSQL's and stays sqlparser's tree. [`rewrite`] resolves names, past reads and `score()` before DataFusion plans it.
 
+pub mod constraints;
 pub mod ddl;
 pub mod dialect;
 pub mod parse;

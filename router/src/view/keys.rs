@@ -38,6 +38,7 @@ fn schema() -> TableSchema {
     TableSchema {
         columns: vec![column("key", ColumnType::Bytea), column("last_offset", ColumnType::BigInt)],
         primary_key: vec![0],
+        ..TableSchema::default()
     }
 }
 

@@ -234,7 +234,7 @@ impl Views {
         let log = stream.open(&self.log, partition, &self.partition)?;
         let dir = self.dir(table.id).join(number.to_string()).join(partition.to_string());
         fs::create_dir(&dir)?;
-        let (store, materializer) = self.open_store(table, (partition, stream.partitions), &dir, select)?;
+        let (store, materializer) = self.open_store(table, number, (partition, stream.partitions), &dir, select)?;
         let task = self.driver.attach(&table.name, &log, materializer, &dir, options.clone())?;
         Ok(Part { partition, task, store })
     }
@@ -253,13 +253,17 @@ impl Views {
     fn open_store(
         &self,
         table: &TableDef,
+        number: u64,
         (partition, partitions): (u32, u32),
         dir: &std::path::Path,
         select: Option<SelectProjection>,
     ) -> Result<(Store, Box<dyn Materializer>)> {
         Ok(match &table.kind {
             TableKind::Row(schema) => {
-                let schema = Arc::new(schema.clone());
+                let mut schema = schema.clone();
+                // Generations before an index know nothing of it.
+                schema.indexes.retain(|index| index.generation <= number);
+                let schema = Arc::new(schema);
                 let projection = row_projection(table, &schema, select);
                 let (rows, materializer) = RowTable::open(dir, schema, projection, &self.rows)?;
                 (Store::Row(rows), Box::new(materializer))

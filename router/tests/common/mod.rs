@@ -49,8 +49,27 @@ impl Fixture {
 
     pub fn request(&self, sql: &str, params: Vec<Value>, wait: &str) -> Result<Vec<SqlAnswer>, Error> {
         let deadline = Instant::now() + Duration::from_secs(60);
-        let request = SqlRequest { sql: sql.into(), params, wait: wait.parse().unwrap(), deadline };
+        let request = SqlRequest { sql: sql.into(), params, wait: wait.parse().unwrap(), deadline, session: None };
         self.runtime.block_on(self.database.sql(request))
+    }
+
+    /// The rows of one statement in a session; of a change without RETURNING how many it touched.
+    pub fn within(&self, session: &str, sql: &str) -> Result<Vec<Value>, Error> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let session = Some(session.to_owned());
+        let request = SqlRequest { sql: sql.into(), params: vec![], wait: Cut::new(), deadline, session };
+        let answer = self.runtime.block_on(self.database.sql(request))?.pop().unwrap();
+        match answer {
+            SqlAnswer::Rows(mut rows) => self.runtime.block_on(async {
+                let mut out = Vec::new();
+                while let Some(batch) = rows.stream.next().await {
+                    router::render::json_rows(&batch?, &mut out);
+                }
+                Ok(out)
+            }),
+            SqlAnswer::Written { affected, .. } => Ok(vec![json!(affected)]),
+            SqlAnswer::Done { tag, .. } => Ok(vec![json!(tag)]),
+        }
     }
 
     /// The rows of one SELECT.

@@ -16,6 +16,7 @@ pub mod openapi;
 pub mod record;
 pub mod results;
 pub mod search;
+pub mod sessions;
 pub mod sql;
 pub mod streams;
 pub mod tail;
@@ -97,6 +98,8 @@ pub fn routes() -> Vec<Route> {
     let post_ = |path, handler| Route { method: Method::POST, path, handler };
     vec![
         post_("/v1/sql", post(sql::run)),
+        post_("/v1/sessions", post(sessions::open)),
+        Route { method: Method::DELETE, path: "/v1/sessions/{session}", handler: delete(sessions::close) },
         get_("/v1/streams", get(streams::list)),
         get_("/v1/streams/{stream}", get(streams::show)),
         post_("/v1/streams/{stream}/records", post(streams::append)),

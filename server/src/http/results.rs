@@ -109,7 +109,12 @@ pub async fn write_json(
         tokio::task::yield_now().await;
     }
     let cut = super::position_json(&rows.cut);
-    let tail = format!("],\"row_count\":{row_count},\"cut\":{cut},\"elapsed_ms\":{}}}", search::elapsed_ms(started));
+    let written = rows.written.as_ref().map(|written| {
+        let position = written.position.as_ref().map_or(Value::Null, super::position_json);
+        format!("\"affected\":{},\"position\":{position},", written.affected)
+    });
+    let written = written.unwrap_or_default();
+    let tail = format!("],\"row_count\":{row_count},\"cut\":{cut},{written}\"elapsed_ms\":{}}}", search::elapsed_ms(started));
     out.extend_from_slice(tail.as_bytes());
     Ok(())
 }

@@ -29,6 +29,8 @@ struct SqlBody {
     wait: Option<String>,
     #[serde(default)]
     timeout_ms: Option<u64>,
+    #[serde(default)]
+    session: Option<String>,
 }
 
 /// The query string, for statements that come as plain text.
@@ -37,6 +39,7 @@ struct SqlBody {
 pub struct SqlQuery {
     wait: Option<String>,
     timeout_ms: Option<u64>,
+    session: Option<String>,
 }
 
 /// `POST /v1/sql`.
@@ -50,7 +53,7 @@ pub async fn run(State(app): State<App>, ApiQuery(query): ApiQuery<SqlQuery>, re
     let deadline = Deadline::new(body.timeout_ms, app.limits.timeout_ms_max)?;
     let wait = body::parse_wait(body.wait.as_deref())?;
     let started = Instant::now();
-    let request = SqlRequest { sql: body.sql, params: body.params, wait, deadline: deadline.at };
+    let request = SqlRequest { sql: body.sql, params: body.params, wait, deadline: deadline.at, session: body.session };
     let answers = Box::pin(app.database.sql(request));
     let answers = tokio::time::timeout_at(deadline.at.into(), answers).await;
     let answers = answers.map_err(|_| deadline.passed("the statement did not finish"))??;
@@ -68,12 +71,13 @@ async fn read_request(app: &App, query: SqlQuery, request: Request) -> Result<Sq
             let mut body: SqlBody = body::parse_json(&bytes, BODY_DEPTH_MAX)?;
             body.wait = body.wait.or(query.wait);
             body.timeout_ms = body.timeout_ms.or(query.timeout_ms);
+            body.session = body.session.or(query.session);
             Ok(body)
         }
         Some("text/plain") => {
             let bytes = body::read_whole(&parts.headers, body, bytes_max).await?;
             let sql = String::from_utf8(bytes.into()).map_err(|_| ApiError::invalid("the statement is not UTF-8"))?;
-            Ok(SqlBody { sql, params: Vec::new(), wait: query.wait, timeout_ms: query.timeout_ms })
+            Ok(SqlBody { sql, params: Vec::new(), wait: query.wait, timeout_ms: query.timeout_ms, session: query.session })
         }
         other => {
             body::drain(body.into_data_stream()).await;
@@ -100,6 +104,7 @@ impl Answering {
             match answer {
                 SqlAnswer::Rows(rows) => {
                     unite(&mut cut, &rows.cut);
+                    rows.written.iter().flat_map(|written| &written.position).for_each(|written| unite(&mut position, written));
                     results::write_json(&mut out, rows, self.deadline, self.bytes_max, self.started).await?;
                 }
                 SqlAnswer::Written { affected, position: written } => {
@@ -138,7 +143,10 @@ impl Answering {
         let mut changes = Vec::new();
         for answer in answers {
             match answer {
-                SqlAnswer::Rows(rows) => several |= only.replace(rows).is_some(),
+                SqlAnswer::Rows(rows) => {
+                    rows.written.iter().flat_map(|written| &written.position).for_each(|written| unite(&mut position, written));
+                    several |= only.replace(rows).is_some();
+                }
                 change => {
                     if let SqlAnswer::Written { position: Some(at), .. } | SqlAnswer::Done { position: Some(at), .. } = &change {
                         unite(&mut position, at);
