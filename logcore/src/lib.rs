@@ -34,5 +34,7 @@ pub use frame::batch::ProducerSequence;
 pub use frame::batch::{Batch, BatchBuilder, Compression, NewRecord, Record};
 pub use log::{Log, LogOptions};
 pub use partition::watermark::Watermark;
-pub use partition::{AckClass, Appended, Compaction, Hold, Holder, Partition, PartitionOptions, Proposal, Retention, Ticket};
+pub use partition::{
+    AckClass, Appended, Compaction, Hold, Holder, LogReader, Partition, PartitionOptions, Proposal, Retention, Ticket,
+};
 pub use types::{Offset, PartitionId, PartitionRef, RaftIndex, StreamId, Term, TimestampMillis};

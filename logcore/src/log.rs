@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use crate::error::{Error, Result};
-use crate::io::DiskIo;
 use crate::io::probe::{self, Backend};
+use crate::io::{DiskIo, READ_BUFFERS_BYTES};
 use crate::keeper::{Keeper, Kept};
 use crate::partition::open::Opening;
 use crate::partition::owner::{self, Owner};
@@ -133,7 +133,9 @@ impl Log {
     pub fn open_on(io: Arc<dyn DiskIo>, dir: &Path, options: LogOptions, lock: Option<FolderLock>) -> Result<Self> {
         let identity = load_identity(io.as_ref(), dir)?;
         let clean = take_clean_stop(io.as_ref(), dir)?;
-        let arena = Arc::new(Arena::new(options.memory_bytes_max));
+        // What is read into counts as well; of a small budget it would be too large a part.
+        let for_reads = Some(READ_BUFFERS_BYTES).filter(|bytes| bytes * 8 <= options.memory_bytes_max).unwrap_or(0);
+        let arena = Arc::new(Arena::new(options.memory_bytes_max - for_reads));
         let (mut owners, mut threads) = (Vec::new(), Vec::new());
         for n in 0..options.owners.max(1) {
             let permits = (options.queue_bytes_max / PERMIT_BYTES).max(owner::BATCH_BYTES_MAX / PERMIT_BYTES + 1);

@@ -161,6 +161,32 @@ fn several_owners_share_partitions_on_a_real_disk() {
     }
 }
 
+/// Files of this process that lie in `folder`.
+fn open_files(folder: &std::path::Path) -> usize {
+    let descriptors = std::fs::read_dir("/proc/self/fd").unwrap();
+    let targets = descriptors.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+    targets.filter(|target| target.starts_with(folder) && target.extension().is_some_and(|extension| extension == "seg")).count()
+}
+
+/// The system allows a process so many open files only.
+#[test]
+fn partitions_that_nobody_writes_to_keep_no_file_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path(), options(|_| {})).unwrap();
+    let partitions: Vec<_> = (0..20).map(|n| log.open_partition(id(n)).unwrap()).collect();
+    partitions.iter().for_each(|partition| fill(partition, 0..3, 100));
+    assert!(open_files(dir.path()) >= 20, "files in use are kept open");
+    until("quiet partitions close theirs", || open_files(dir.path()) == 0);
+    fill(&partitions[7], 3..5, 100);
+    assert_eq!(numbers(&partitions[7]), [0, 1, 2, 3, 4]);
+    drop((partitions, log));
+    let log = Log::open(dir.path(), options(|_| {})).unwrap();
+    let partitions: Vec<_> = (0..20).map(|n| log.open_partition(id(n)).unwrap()).collect();
+    assert_eq!(open_files(dir.path()), 0, "opening leaves nothing open");
+    fill(&partitions[7], 5..6, 100);
+    assert_eq!(numbers(&partitions[7]), [0, 1, 2, 3, 4, 5]);
+}
+
 /// Segments that are half full again before the last one's file has its name.
 #[test]
 fn segments_that_fill_faster_than_their_files_are_made_lose_nothing() {

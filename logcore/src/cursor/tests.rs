@@ -9,7 +9,7 @@ use super::*;
 use crate::error::ErrorKind;
 use crate::io::DiskIo;
 use crate::io::sim::SimDisk;
-use crate::{Log, LogOptions, TimestampMillis};
+use crate::{AckClass, Log, LogOptions, TimestampMillis};
 
 const STREAM: StreamId = StreamId::new(20);
 const OF: PartitionRef = PartitionRef::new(STREAM, 0);
@@ -364,6 +364,36 @@ fn a_failed_flush_moves_nothing() {
     assert_eq!(fixture.get("c"), Some(1));
     assert!(fixture.to("c", 3).is_err(), "and nothing is promised afterwards");
     assert_eq!(fixture.get("c"), Some(1));
+}
+
+/// What a cursor has passed is durable before the cursor is: a reader that was told so never meets those offsets again with
+/// other records, or none.
+#[test]
+fn a_cursor_is_never_ahead_of_its_data() {
+    for seed in 0..20 {
+        let disk = Arc::new(SimDisk::new());
+        let log = open_log(&disk);
+        let never = Duration::from_secs(3_600);
+        let kept = PartitionOptions { ack: AckClass::Memory, flush_interval: never, ..PartitionOptions::default() };
+        let of = log.open_partition_with(OF, kept).unwrap();
+        fill(&of);
+        let cursors = Cursors::open(cursors_of(&log)).unwrap();
+        assert!(of.flushed() < Offset::new(1_000), "the records are in RAM only");
+        cursors.commit(&of, "c", Commit::to(Offset::new(700)), |proposal| cursors.log.try_append(proposal), deadline()).unwrap();
+        let after = Arc::new(disk.crash(seed));
+        drop((cursors, of, log));
+        let log = open_log(&after);
+        let cursors = Cursors::open(cursors_of(&log)).unwrap();
+        assert_eq!(cursors.get(&CursorId::new("c", OF).unwrap()), Some(Offset::new(700)));
+        let of = log.open_partition(OF).unwrap();
+        assert!(
+            of.committed().get() >= Offset::new(700),
+            "seed {seed}: the cursor is at 700, the log ends at {}",
+            of.committed().get()
+        );
+        let frames = of.read(Offset::new(699), READ_BYTES).unwrap();
+        assert!(frames.iter().any(|frame| frame.header.kind == FrameKind::Batch && frame.end_offset() > Offset::new(699)));
+    }
 }
 
 #[test]

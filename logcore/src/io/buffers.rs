@@ -14,6 +14,8 @@ use crate::sys::aligned::AlignedBuffer;
 
 /// Memory that may wait to be used again: eight reads of 1 MiB under way at once.
 pub(crate) const FREE_BYTES_MAX: usize = 8 << 20;
+/// What all of them together usually come to: what waits, and what a few readers hold.
+pub(crate) const USUAL_BYTES: u64 = 2 * FREE_BYTES_MAX as u64;
 /// Buffers come in multiples of this, so that reads of about the same length share them.
 const STEP_BYTES: usize = 64 << 10;
 

@@ -187,6 +187,18 @@ impl DiskIo for DirectDisk {
         }
     }
 
+    fn is_short_of_files(&self) -> bool {
+        self.pool.is_short_of_files()
+    }
+
+    fn submit_alone(&self, write: Write, done: Done) {
+        self.pool.submit_alone(write, done);
+    }
+
+    fn read_ahead(&self, read: Box<dyn FnOnce() + Send>) {
+        self.pool.read_ahead(read);
+    }
+
     fn run(&self, job: Box<dyn FnOnce() + Send>) {
         self.pool.run(job);
     }

@@ -19,6 +19,7 @@
 
 mod blocks;
 mod buffers;
+pub(crate) use buffers::USUAL_BYTES as READ_BUFFERS_BYTES;
 pub mod direct;
 mod first_error;
 pub mod pool;
@@ -179,6 +180,22 @@ pub trait DiskIo: Send + Sync {
 
     /// Queues a write; `done` hears how it ended, on a thread of the backend.
     fn submit(&self, write: Write, done: Done);
+
+    /// Whether so many files are open that those nobody uses at present should be closed.
+    fn is_short_of_files(&self) -> bool {
+        false
+    }
+
+    /// As [`Self::submit`], for a small write while the caller has nothing else to do: it may do the write itself, which spares
+    /// two threads from waking each other, and `done` may hear before this returns.
+    fn submit_alone(&self, write: Write, done: Done) {
+        self.submit(write, done);
+    }
+
+    /// Runs `read`, whose result someone will want soon, on a thread of the backend that makes no segments.
+    fn read_ahead(&self, read: Box<dyn FnOnce() + Send>) {
+        self.run(read);
+    }
 
     /// Runs `job` on a thread of the backend: work that may block on the disk and that nobody waits for yet.
     fn run(&self, job: Box<dyn FnOnce() + Send>);

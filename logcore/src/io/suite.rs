@@ -13,6 +13,7 @@ use bytes::Bytes;
 use super::{DiskFile, DiskIo, Durability, Fill, Write};
 use crate::error::{Error, Result};
 use crate::sys::aligned::AlignedBuffer;
+use crate::types::index;
 
 /// Writes and waits.
 fn write(disk: &dyn DiskIo, file: &Arc<dyn DiskFile>, at: u64, pieces: &[&[u8]]) -> Result<()> {
@@ -124,6 +125,19 @@ pub fn writes_in_flight_all_land(disk: Box<dyn DiskIo>, folder: &Path) {
         let again = disk.open(&path).unwrap();
         assert_eq!(again.read(1_000, 10_000).unwrap(), expected[1_000..11_000]);
         assert_eq!(again.len_bytes().unwrap(), 4 << 20);
+    }
+}
+
+/// A write that the caller may do itself is there when it is reported, also beside others.
+pub fn a_write_alone_lands_like_any_other(disk: Box<dyn DiskIo>, folder: &Path) {
+    let file = disk.create(&folder.join("a.seg"), 64 << 10, Fill::Zeros).unwrap();
+    for n in 0..8_u64 {
+        let (tell, ended) = channel::<Result<()>>();
+        let buffers = vec![aligned(index(n) * 4_096, 4_096)];
+        let write = Write { file: Arc::clone(&file), at: n * 4_096, buffers, durability: Durability::Data };
+        disk.submit_alone(write, Box::new(move |result| tell.send(result).unwrap()));
+        all_ok(&ended, 1);
+        assert_eq!(file.read(0, 4_096 * (index(n) + 1)).unwrap(), pattern(0, 4_096 * (index(n) + 1)));
     }
 }
 
@@ -282,6 +296,10 @@ pub fn background_work_runs(disk: Box<dyn DiskIo>, folder: &Path) {
     let (inside, path) = (Arc::clone(&disk), folder.join("a.seg"));
     disk.run(Box::new(move || drop(tell.send(inside.create(&path, 8_192, Fill::Zeros).map(|file| file.len_bytes().unwrap())))));
     assert_eq!(ended.recv().unwrap().unwrap(), 8_192);
+    let (tell, read) = channel();
+    let file = disk.open(&folder.join("a.seg")).unwrap();
+    disk.read_ahead(Box::new(move || drop(tell.send(file.read(1, 8_192)))));
+    assert_eq!(read.recv().unwrap().unwrap(), vec![0; 8_191]);
 }
 
 /// What is checked where a machine forbids the backend: that it is said why and what to do.
@@ -317,6 +335,7 @@ macro_rules! disk_io_suite {
             case!(a_file_that_does_not_fit_leaves_nothing);
             case!(buffers_land_in_order);
             case!(writes_in_flight_all_land);
+            case!(a_write_alone_lands_like_any_other);
             case!(large_and_small_writes_see_each_other);
             case!(reads_take_any_place_and_length);
             case!(a_trim_zeroes_the_rest);

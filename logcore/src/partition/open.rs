@@ -60,6 +60,10 @@ impl Opening<'_> {
         let of = Arc::new(of);
         let mut segments = find_segments(&of)?;
         let found = open_newest(&of, &mut segments, self.clean)?;
+        if let Some((active, _)) = &found.opened.active {
+            // Its first write opens it again.
+            active.close_file();
+        }
         let end = found.opened.end;
         let durable_place = (segments.last().map_or(end.offset, |newest| newest.base_offset), end.position);
         let shared = Arc::new_cyclic(|this| Shared {

@@ -13,18 +13,18 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::admission::Admission;
 use super::commit::{Commit, Progress};
-use super::owner::{Completion, Offer, Reply};
+use super::owner::{Completion, Offer, Reply, Turn};
 use super::pipeline::{Pipeline, Submission};
 use super::{AckClass, Appended, CleanState, Health, PartitionOptions, Shared};
 use crate::error::{Error, Result};
 use crate::frame::FrameKind;
 use crate::frame::batch::{body_crc, set_place};
-use crate::io::{Durability, Fill, Write};
+use crate::io::{DiskIo, Durability, Fill, Write};
 use crate::segment::active::{Active, NewEntry};
 use crate::segment::{Producers, Segment, SegmentEnd, SegmentMeta, Sent, Verdict};
 use crate::sys::clock;
@@ -35,8 +35,10 @@ const WRITE_BYTES_MAX: usize = 4 << 20;
 /// A second write is begun beside the first when this much has gathered, a third at twice as much, and so on: few appends share
 /// one flush, many fill the disk.
 const NEXT_WRITE_BYTES: usize = 256 << 10;
+/// A write up to this long is done by the owner itself when nothing else waits for it.
+const ALONE_BYTES_MAX: usize = 16 << 10;
 /// `memory`: what is only in RAM goes to the disk when it is this much.
-const SPILL_BYTES: usize = 1 << 20;
+const SPILL_BYTES: usize = WRITE_BYTES_MAX;
 /// `memory`: offsets that may be given out before the next flush has raised the ceiling.
 const CEILING_AHEAD: u64 = 1 << 20;
 /// A partition without appends gives its chunks back after this long.
@@ -370,9 +372,9 @@ impl Owned {
         }
     }
 
-    pub fn complete(&mut self, completion: Completion, slot: u64, tell: &Sender<Completion>) {
+    pub fn complete(&mut self, completion: Completion, turn: &Turn<'_>) {
         match completion {
-            Completion::Written { id, result: Ok(()), .. } => self.written(id, slot, tell),
+            Completion::Written { id, result: Ok(()), .. } => self.written(id, turn),
             Completion::Written { result: Err(error), .. } | Completion::Placed { result: Err(error), .. } => self.poison(&error),
             Completion::Placed { base_offset, result: Ok(file), .. } => {
                 if let Some(active) = self.active.as_ref().filter(|active| active.segment.base_offset == base_offset) {
@@ -397,7 +399,7 @@ impl Owned {
         }
     }
 
-    fn written(&mut self, id: u64, slot: u64, tell: &Sender<Completion>) {
+    fn written(&mut self, id: u64, turn: &Turn<'_>) {
         if self.shared.write_error().is_some() {
             return;
         }
@@ -411,7 +413,7 @@ impl Owned {
             }
             if let Some(trailer) = durable.trailer {
                 let submission = self.pipeline.submit_trailer(&durable.segment, trailer);
-                self.submit(submission, slot, tell);
+                self.submit(submission, turn);
             }
         }
         self.publish();
@@ -449,8 +451,14 @@ impl Owned {
         while tail.len() > self.options.tail_chunks_max.saturating_add(1) && tail.drop_oldest(self.shared.durable_place()) {}
     }
 
+    /// Whether a write is on its way to the disk.
+    pub fn is_writing(&self) -> bool {
+        self.pipeline.under_way() > 0
+    }
+
     /// Does what has become possible: take up what waited, begin the next segment, start writes, go idle.
-    pub fn advance(&mut self, slot: u64, tell: &Sender<Completion>, now: Instant) {
+    pub fn advance(&mut self, turn: &Turn<'_>) {
+        let now = turn.now;
         self.heed_options();
         if let Some(active) = &mut self.active {
             active.ceiling_ahead = if self.options.ack == AckClass::Memory { CEILING_AHEAD } else { 0 };
@@ -460,7 +468,7 @@ impl Owned {
         }
         loop {
             if let Blocked::Segment(needed) = self.blocked {
-                self.begin_segment(needed, slot, tell, now);
+                self.begin_segment(needed, turn);
             } else if matches!(self.blocked, Blocked::Memory) {
                 self.blocked = Blocked::No;
             }
@@ -477,10 +485,13 @@ impl Owned {
             }
         }
         self.expire(now);
-        self.write(slot, tell, now);
-        self.prepare_spare(slot, tell, now);
+        self.write(turn);
+        self.prepare_spare(turn);
         if self.shared.write_error().is_none() && now.duration_since(self.last_append) > QUIET {
             self.let_go();
+            self.close_file();
+        } else if self.shared.io().is_short_of_files() {
+            self.close_file();
         }
         // Nothing of it may still work in the folder, which may be removed next.
         let at_rest = self.pipeline.is_idle() && !self.pipeline.is_placing() && !matches!(self.spare, Spare::Preparing);
@@ -494,16 +505,16 @@ impl Owned {
     }
 
     /// Hands to the disk what should go now.
-    fn write(&mut self, slot: u64, tell: &Sender<Completion>, now: Instant) {
+    fn write(&mut self, turn: &Turn<'_>) {
         if self.shared.write_error().is_some() {
             return;
         }
         let max = self.shared.io().writes_in_flight_max();
         loop {
             while let Some(submission) = self.pipeline.submit(max) {
-                self.submit(submission, slot, tell);
+                self.submit(submission, turn);
             }
-            if self.pipeline.has_queued() || self.pipeline.under_way() >= max || !self.is_due(now) {
+            if self.pipeline.has_queued() || self.pipeline.under_way() >= max || !self.is_due(turn.now) {
                 return;
             }
             let Some(active) = &mut self.active else { return };
@@ -522,26 +533,33 @@ impl Owned {
             return false;
         }
         if under_way > 0 {
-            return bytes >= NEXT_WRITE_BYTES << under_way.min(4);
+            // Who was answered already gains nothing by small writes.
+            let enough = if self.flush_wanted { NEXT_WRITE_BYTES << under_way.min(4) } else { SPILL_BYTES };
+            return bytes >= enough;
         }
         self.flush_wanted || bytes >= SPILL_BYTES || self.flush_due.is_none_or(|due| due <= now)
     }
 
-    fn submit(&self, submission: Submission, slot: u64, tell: &Sender<Completion>) {
+    fn submit(&self, submission: Submission, turn: &Turn<'_>) {
         let Submission { id, segment, at, buffers } = submission;
-        let tell = tell.clone();
+        let bytes: usize = buffers.iter().map(Bytes::len).sum();
+        turn.submitted_bytes.set(turn.submitted_bytes.get() + bytes as u64);
+        let alone = turn.alone && bytes <= ALONE_BYTES_MAX && self.pipeline.under_way() == 1;
+        let (slot, tell) = (turn.slot, turn.tell.clone());
         let done = move |result| drop(tell.send(Completion::Written { slot, id, result }));
         match segment.file() {
             Ok(file) => {
                 let write = Write { file, at, buffers, durability: Durability::Data };
-                self.shared.io().submit(write, Box::new(done));
+                let submit = if alone { DiskIo::submit_alone } else { DiskIo::submit };
+                submit(self.shared.io().as_ref(), write, Box::new(done));
             }
             Err(error) => done(Err(error)),
         }
     }
 
     /// Has the next segment's file made when this one is half full, or when one is needed now.
-    fn prepare_spare(&mut self, slot: u64, tell: &Sender<Completion>, now: Instant) {
+    fn prepare_spare(&mut self, turn: &Turn<'_>) {
+        let now = turn.now;
         let needed = if let Blocked::Segment(needed) = self.blocked { needed } else { 0 };
         let due = needed > 0 || self.active.as_ref().is_some_and(|active| active.used_percent() >= PREPARE_PERCENT);
         let free = match &self.spare {
@@ -557,9 +575,9 @@ impl Owned {
         let usual = (self.segment_capacity * 4).max(FIRST_SEGMENT_BYTES).min(self.options.segment_bytes);
         let bytes = usual.max(needed).next_multiple_of(4096);
         let fast = now.duration_since(self.segment_since) < FAST_FILL && self.segment_capacity > FIRST_SEGMENT_BYTES;
-        let fill = if fast { Fill::Reserved } else { Fill::Zeros };
+        let fill = if fast || turn.disk_is_busy { Fill::Reserved } else { Fill::Zeros };
         self.spare = Spare::Preparing;
-        let (shared, tell) = (Arc::clone(&self.shared), tell.clone());
+        let (shared, slot, tell) = (Arc::clone(&self.shared), turn.slot, turn.tell.clone());
         self.shared.io().run(Box::new(move || {
             let made = shared.check_space(bytes).and_then(|()| shared.io().create(&shared.spare_path(), bytes, fill));
             drop(tell.send(Completion::Prepared { slot, result: made.map(|_| bytes) }));
@@ -567,7 +585,8 @@ impl Owned {
     }
 
     /// Seals the active segment, if there is one, and goes on in the file that was made ready.
-    fn begin_segment(&mut self, needed: u64, slot: u64, tell: &Sender<Completion>, now: Instant) {
+    fn begin_segment(&mut self, needed: u64, turn: &Turn<'_>) {
+        let now = turn.now;
         match &self.spare {
             Spare::Ready(bytes) if *bytes >= needed && !self.pipeline.is_placing() => {}
             Spare::Failed(at)
@@ -576,7 +595,7 @@ impl Owned {
                 self.spare = Spare::None;
                 return self.refuse_stash();
             }
-            _ => return self.prepare_spare(slot, tell, now),
+            _ => return self.prepare_spare(turn),
         }
         let Spare::Ready(capacity) = self.spare else { return };
         if self.seal().is_err() {
@@ -594,7 +613,7 @@ impl Owned {
         (self.segment_capacity, self.segment_since) = (capacity, now);
         (self.spare, self.blocked) = (Spare::None, Blocked::No);
         self.pipeline.set_unplaced(Some(base_offset));
-        let (shared, tell) = (Arc::clone(&self.shared), tell.clone());
+        let (shared, slot, tell) = (Arc::clone(&self.shared), turn.slot, turn.tell.clone());
         self.shared.io().run(Box::new(move || {
             let placed = shared.io().rename(&shared.spare_path(), segment.path());
             let result = placed.and_then(|()| shared.io().open(segment.path()));
@@ -644,11 +663,19 @@ impl Owned {
         while tail.drop_oldest(self.shared.durable_place()) {}
     }
 
+    /// Closes the active segment's file if nothing of the partition is under way; the next write opens it again.
+    fn close_file(&self) {
+        let at_rest = self.pipeline.is_idle() && !self.pipeline.is_placing() && self.shared.write_error().is_none();
+        if let Some(active) = self.active.as_ref().filter(|_| at_rest) {
+            active.segment.close_file();
+        }
+    }
+
     /// Makes what room it can for others, and for itself: a chunk that is nearly full may stand in the way of the next.
-    pub fn relieve(&mut self, slot: u64, tell: &Sender<Completion>) {
+    pub fn relieve(&mut self, turn: &Turn<'_>) {
         if self.unsubmitted_bytes() > 0 && self.pipeline.under_way() == 0 {
             let wanted = std::mem::replace(&mut self.flush_wanted, true);
-            self.write(slot, tell, clock::monotonic());
+            self.write(turn);
             self.flush_wanted = wanted;
         } else {
             self.let_go();

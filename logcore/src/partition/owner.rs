@@ -7,6 +7,7 @@
 //! # Concurrency
 //! A partition belongs to one owner for its life. [`super::owned`] holds what an owner does for one partition.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,6 +30,12 @@ const ROUND_BYTES_MAX: usize = 4 << 20;
 const TICK: Duration = Duration::from_millis(20);
 /// How long an owner with nothing that ages sleeps at most.
 const SLEEP: Duration = Duration::from_secs(1);
+/// The disk's load is measured over this time.
+const MEASURE: Duration = Duration::from_millis(500);
+/// From here on segments are not written with zeros ahead: that writes everything twice.
+const BUSY_BYTES_PER_SECOND: u64 = 128 << 20;
+/// With more partitions in use than this, an owner always leaves writing to others.
+const CALM_PARTITIONS_MAX: usize = 16;
 
 /// Where the owner tells how a proposal ended.
 pub(crate) type Reply = oneshot::Sender<Result<Appended>>;
@@ -81,6 +88,21 @@ impl Completion {
     }
 }
 
+/// What a partition is told when it may move on.
+pub(crate) struct Turn<'o> {
+    /// The partition's, in completions.
+    pub slot: u64,
+    /// Where the disk says what it did.
+    pub tell: &'o Sender<Completion>,
+    pub now: Instant,
+    /// The owner has nothing else to do.
+    pub alone: bool,
+    /// All partitions together write so much that every further byte is missed.
+    pub disk_is_busy: bool,
+    /// What was handed to the disk since the owner looked at it last.
+    pub submitted_bytes: &'o Cell<u64>,
+}
+
 /// See the module docs.
 pub(crate) struct Owner {
     partitions: HashMap<u64, Box<Owned>>,
@@ -91,12 +113,26 @@ pub(crate) struct Owner {
     arena: Arc<Arena>,
     tell: Sender<Completion>,
     last_tick: Instant,
+    submitted_bytes: Cell<u64>,
+    /// When the disk's load was looked at.
+    measured: Instant,
+    disk_is_busy: bool,
 }
 
 impl Owner {
     pub fn new(arena: Arc<Arena>, tell: Sender<Completion>) -> Self {
-        let last_tick = clock::monotonic();
-        Self { partitions: HashMap::new(), touched: HashSet::new(), lively: HashSet::new(), arena, tell, last_tick }
+        let now = clock::monotonic();
+        Self {
+            partitions: HashMap::new(),
+            touched: HashSet::new(),
+            lively: HashSet::new(),
+            arena,
+            tell,
+            last_tick: now,
+            submitted_bytes: Cell::new(0),
+            measured: now,
+            disk_is_busy: false,
+        }
     }
 
     /// The body of an owner thread; ends when every partition handle is gone.
@@ -127,8 +163,9 @@ impl Owner {
                 self.last_tick = now;
                 self.touched.extend(&self.lively);
                 self.arena.tidy();
+                self.measure(now);
             }
-            self.advance(now);
+            self.advance(now, queue.is_empty());
         }
     }
 
@@ -164,17 +201,20 @@ impl Owner {
 
     fn complete(&mut self, completion: Completion) {
         let slot = completion.slot();
-        if let Some(owned) = self.partitions.get_mut(&slot) {
-            owned.complete(completion, slot, &self.tell);
+        let Self { partitions, tell, submitted_bytes, disk_is_busy, .. } = self;
+        if let Some(owned) = partitions.get_mut(&slot) {
+            let (now, disk_is_busy) = (clock::monotonic(), *disk_is_busy);
+            owned.complete(completion, &Turn { slot, tell, now, alone: false, disk_is_busy, submitted_bytes });
             self.touched.insert(slot);
         }
     }
 
-    fn advance(&mut self, now: Instant) {
+    fn advance(&mut self, now: Instant, none_queued: bool) {
         let mut short_of_memory = false;
         let touched = std::mem::take(&mut self.touched);
+        let alone = none_queued && touched.len() == 1 && self.is_calm();
         for slot in self.longest_waiting_first(touched) {
-            short_of_memory |= self.advance_one(slot, now);
+            short_of_memory |= self.advance_one(slot, now, alone);
         }
         if !short_of_memory {
             return;
@@ -182,14 +222,31 @@ impl Owner {
         // What is only in RAM goes to the disk and idle partitions keep nothing; then who waits for memory tries again.
         let lively = self.longest_waiting_first(self.lively.clone());
         for slot in &lively {
-            if let Some(owned) = self.partitions.get_mut(slot) {
-                owned.relieve(*slot, &self.tell);
+            let Self { partitions, tell, submitted_bytes, disk_is_busy, .. } = self;
+            if let Some(owned) = partitions.get_mut(slot) {
+                let (slot, disk_is_busy) = (*slot, *disk_is_busy);
+                owned.relieve(&Turn { slot, tell, now, alone: false, disk_is_busy, submitted_bytes });
             }
         }
         for slot in lively {
             if self.partitions.get(&slot).is_some_and(|owned| owned.waits_for_memory()) {
-                self.advance_one(slot, now);
+                self.advance_one(slot, now, false);
             }
+        }
+    }
+
+    /// Whether few partitions have anything to do, and none has a write under way whose end would have to be heard.
+    fn is_calm(&self) -> bool {
+        let is_writing = |slot| self.partitions.get(slot).is_some_and(|owned| owned.is_writing());
+        self.lively.len() <= CALM_PARTITIONS_MAX && !self.lively.iter().any(is_writing)
+    }
+
+    fn measure(&mut self, now: Instant) {
+        let elapsed = now.duration_since(self.measured);
+        if elapsed >= MEASURE {
+            self.measured = now;
+            let busy_bytes = u128::from(BUSY_BYTES_PER_SECOND) * elapsed.as_millis() / 1000;
+            self.disk_is_busy = u128::from(self.submitted_bytes.take()) >= busy_bytes;
         }
     }
 
@@ -202,9 +259,10 @@ impl Owner {
     }
 
     /// Lets one partition move on; whether it waits for memory.
-    fn advance_one(&mut self, slot: u64, now: Instant) -> bool {
-        let Some(owned) = self.partitions.get_mut(&slot) else { return false };
-        owned.advance(slot, &self.tell, now);
+    fn advance_one(&mut self, slot: u64, now: Instant, alone: bool) -> bool {
+        let Self { partitions, tell, submitted_bytes, disk_is_busy, .. } = self;
+        let Some(owned) = partitions.get_mut(&slot) else { return false };
+        owned.advance(&Turn { slot, tell, now, alone, disk_is_busy: *disk_is_busy, submitted_bytes });
         let short_of_memory = owned.waits_for_memory();
         if owned.is_gone() {
             self.partitions.remove(&slot);

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
-use crate::sys::append_buffer::{Appender, Block, Home};
+use crate::sys::append_buffer::{Appender, Block, HUGE_PAGE_BYTES, Home};
 use crate::sys::clock;
 
 /// The normal size of a chunk; a frame that is larger gets a chunk of its own.
@@ -104,8 +104,12 @@ impl Store {
         free.last_take = Some(clock::monotonic());
         let used = self.used_bytes.fetch_add(size as u64, Ordering::AcqRel) + size as u64;
         self.peak_bytes.fetch_max(used, Ordering::Relaxed);
-        drop(free);
-        Some(reused.unwrap_or_else(|| Block::new(size)))
+        if reused.is_some() || size != CHUNK_BYTES || keep < HUGE_PAGE_BYTES / CHUNK_BYTES - 1 {
+            drop(free);
+            return Some(reused.unwrap_or_else(|| Block::new(size)));
+        }
+        free.blocks.append(&mut Block::sharing_huge_page(CHUNK_BYTES));
+        free.blocks.pop()
     }
 }
 

@@ -1,24 +1,27 @@
 //! Walks over the entries of one segment file, in order, verifying each.
 //!
-//! Made by `partition::reader` for what is no longer in RAM. A walk that goes on through a sealed segment reads the next piece of
-//! the file while its caller works on the last one.
+//! Made by `partition::reader` for what is no longer in RAM. A walk that goes on through a sealed segment has the next
+//! pieces of the file read while its caller works on the last one: the index says where they may be cut.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, bounded};
 
-use super::Segment;
 use super::recovery::{Found, READ_BYTES, Verify, take_frame};
+use super::{Segment, SparseIndex};
 use crate::error::Result;
-use crate::frame::{Frame, FrameHeader, FrameKind, HEADER_BYTES};
+use crate::frame::{Frame, FrameHeader, FrameKind};
 use crate::io::DiskFile;
 use crate::types::Offset;
 
 /// Read first by a walk that may end soon.
 const LOOK_BYTES: usize = 4 << 10;
 /// Read at once by a walk that reads ahead.
-const AHEAD_BYTES: usize = 1 << 20;
+const PIECE_BYTES: u64 = 1 << 20;
+/// Reads under way for such a walk.
+const PIECES_AHEAD: usize = 4;
 
 /// See the module docs.
 pub(crate) struct Walk {
@@ -31,10 +34,14 @@ pub(crate) struct Walk {
     window: Bytes,
     start: Offset,
     next: Option<Offset>,
-    read_ahead: bool,
-    /// Bytes of the next read, if it is not one ahead.
+    /// Bytes of the next read that is not one ahead.
     look: usize,
-    ahead: Option<(u64, Receiver<Result<Bytes>>)>,
+    /// Where the next pieces to be read ahead end: each between two frames, the last at the end.
+    cuts: VecDeque<u64>,
+    /// Where the next one begins.
+    ahead_from: u64,
+    /// Pieces that are being read, in order, with their places.
+    coming: VecDeque<(u64, Receiver<Result<Bytes>>)>,
 }
 
 /// What a step of a walk came to.
@@ -49,6 +56,7 @@ impl Walk {
     pub fn new(segment: &Arc<Segment>, from: Offset, read_ahead: bool) -> Result<Self> {
         let (at, end) = segment.span_of(from)?;
         let read_ahead = read_ahead && segment.next_base().is_some();
+        let cuts = if read_ahead { segment.with_meta(|meta| cuts(&meta.index, at, end))? } else { VecDeque::new() };
         let (segment, file) = (Arc::clone(segment), segment.file()?);
         Ok(Self {
             segment,
@@ -58,9 +66,10 @@ impl Walk {
             window: Bytes::new(),
             start: from,
             next: None,
-            read_ahead,
             look: LOOK_BYTES,
-            ahead: None,
+            cuts,
+            ahead_from: at,
+            coming: VecDeque::new(),
         })
     }
 
@@ -135,45 +144,58 @@ impl Walk {
     /// Makes the window at least `bytes` long; `false` when the file does not have them.
     fn fill(&mut self, bytes: usize, max_bytes: usize) -> Result<bool> {
         let before = self.window.len();
-        let ahead = self.ahead.take().filter(|(at, _)| *at == self.at).and_then(|(_, coming)| coming.recv().ok());
-        self.window = match ahead {
-            Some(read) => read?,
-            None if self.read_ahead => self.file.read(self.at, bytes.max(AHEAD_BYTES))?,
-            // The first look around a place is a small one: an entry may be all that is wanted. The index may lead to a few
-            // entries in front of it, so the next looks grow.
-            None => {
-                let look = self.look.max(max_bytes).min(READ_BYTES);
-                self.look = (look * 8).min(READ_BYTES);
-                self.file.read(self.at, bytes.max(look))?
+        if before == 0
+            && let Some(piece) = self.next_piece()?
+        {
+            self.window = piece;
+            if self.window.len() >= bytes {
+                return Ok(true);
             }
-        };
-        if self.window.len() < bytes && self.window.len() <= before {
-            return Ok(false);
         }
-        if self.read_ahead && self.window.len() >= bytes {
-            self.look_ahead();
-        }
-        Ok(true)
+        // The first look around a place is a small one: an entry may be all that is wanted. The index may lead to a few entries
+        // in front of it, so the next looks grow.
+        let look = self.look.max(max_bytes).min(READ_BYTES);
+        self.look = (look * 8).min(READ_BYTES);
+        self.window = self.file.read(self.at, bytes.max(look))?;
+        Ok(self.window.len() >= bytes || self.window.len() > before)
     }
 
-    /// Has the next piece read: it starts where the last whole frame of the window ends.
-    fn look_ahead(&mut self) {
-        let mut whole = 0;
-        while let Ok((header, _)) = FrameHeader::decode(&self.window[whole..]) {
-            let end = whole + header.frame_bytes as usize;
-            if end > self.window.len() {
-                break;
-            }
-            whole = end;
+    /// The piece that begins where this walk is, if it was read ahead; others are begun behind it.
+    fn next_piece(&mut self) -> Result<Option<Bytes>> {
+        self.look_ahead();
+        while self.coming.front().is_some_and(|(at, _)| *at < self.at) {
+            self.coming.pop_front();
         }
-        let next = self.at + whole as u64;
-        if whole < HEADER_BYTES || next >= self.end {
-            return;
-        }
-        let (tell, coming) = bounded(1);
-        let file = Arc::clone(&self.file);
-        let bytes = AHEAD_BYTES.min(crate::types::index(self.end - next));
-        self.segment.of.io.run(Box::new(move || drop(tell.send(file.read(next, bytes)))));
-        self.ahead = Some((next, coming));
+        let Some((_, piece)) = self.coming.pop_front_if(|(at, _)| *at == self.at) else { return Ok(None) };
+        self.look_ahead();
+        piece.recv().ok().transpose()
     }
+
+    fn look_ahead(&mut self) {
+        while self.coming.len() < PIECES_AHEAD
+            && let Some(end) = self.cuts.pop_front()
+        {
+            let (tell, coming) = bounded(1);
+            let (file, from) = (Arc::clone(&self.file), self.ahead_from);
+            let bytes = crate::types::index(end - from);
+            self.segment.of.io.read_ahead(Box::new(move || drop(tell.send(file.read(from, bytes)))));
+            self.coming.push_back((from, coming));
+            self.ahead_from = end;
+        }
+    }
+}
+
+/// Cuts the file from `at` to `end` into pieces between frames, of [`PIECE_BYTES`] or a frame more.
+fn cuts(index: &SparseIndex, at: u64, end: u64) -> VecDeque<u64> {
+    let (mut cuts, mut from) = (VecDeque::new(), at);
+    for entry in index.entries().iter().filter(|entry| entry.position < end) {
+        if entry.position >= from + PIECE_BYTES {
+            cuts.push_back(entry.position);
+            from = entry.position;
+        }
+    }
+    if from < end {
+        cuts.push_back(end);
+    }
+    cuts
 }

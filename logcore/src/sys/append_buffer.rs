@@ -10,49 +10,96 @@
 //! The writer publishes with `Release` after it has written, readers load with `Acquire`: what a reader can see is whole.
 #![allow(unsafe_code, reason = "the one structure whose writer and readers share memory without a lock")]
 
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::alloc::{Layout, handle_alloc_error};
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+
 /// Chunks start on page boundaries, as O_DIRECT asks.
 pub const PAGE_BYTES: usize = 4096;
+/// What the system can map at once: touching it as one costs a fraction of touching it page by page.
+pub const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// A page-aligned piece of memory that nobody uses yet. What it holds is what its last user left there.
 pub struct Block {
     start: NonNull<u8>,
-    layout: Layout,
+    capacity: usize,
 }
 
-// SAFETY: a block is a plain allocation with one owner.
+// SAFETY: a block is a mapping, or a part of one, that nobody else uses.
 unsafe impl Send for Block {}
 
 impl Block {
-    /// Allocates `capacity` bytes, rounded up to whole pages. Pages are touched only when they are written: nobody reads a byte
-    /// of a block that was not written before.
+    /// Maps `capacity` bytes, rounded up to whole pages. Pages are touched only when they are written: nobody reads a byte of a
+    /// block that was not written before.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        let rounded = capacity.max(1).next_multiple_of(PAGE_BYTES);
-        let layout =
-            Layout::from_size_align(rounded, PAGE_BYTES).expect("a page-aligned size below isize::MAX is a valid layout");
-        // SAFETY: the layout's size is at least one page, so not zero.
-        let raw = unsafe { alloc(layout) };
-        let Some(start) = NonNull::new(raw) else { handle_alloc_error(layout) };
-        Self { start, layout }
+        let capacity = capacity.max(1).next_multiple_of(PAGE_BYTES);
+        // SAFETY: the address is the system's choice, so no other mapping is touched.
+        let mapped =
+            unsafe { mmap_anonymous(std::ptr::null_mut(), capacity, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE) };
+        let start = mapped.ok().and_then(|start| NonNull::new(start.cast()));
+        let out_of_memory = || {
+            let layout = Layout::from_size_align(capacity, PAGE_BYTES);
+            handle_alloc_error(layout.expect("a page-aligned size below isize::MAX is a valid layout"))
+        };
+        Self { start: start.unwrap_or_else(out_of_memory), capacity }
+    }
+
+    /// Blocks of `capacity` bytes that fill one huge page, which the system is asked to map as such. Each goes back by itself.
+    ///
+    /// # Panics
+    /// When `capacity` is not a whole part of [`HUGE_PAGE_BYTES`].
+    #[must_use]
+    pub fn sharing_huge_page(capacity: usize) -> Vec<Self> {
+        assert!(
+            HUGE_PAGE_BYTES.is_multiple_of(capacity) && capacity.is_multiple_of(PAGE_BYTES),
+            "{capacity} bytes don't fill it"
+        );
+        let around = Self::new(2 * HUGE_PAGE_BYTES - PAGE_BYTES);
+        let before = around.start.as_ptr().align_offset(HUGE_PAGE_BYTES);
+        let (_before, rest) = around.split(before);
+        let (page, _behind) = rest.split(HUGE_PAGE_BYTES);
+        // It is only faster with them.
+        // SAFETY: the advice changes no content, and the range is the block's.
+        let _ = unsafe { madvise(page.start.as_ptr().cast(), HUGE_PAGE_BYTES, Advice::LinuxHugepage) };
+        let mut blocks = Vec::with_capacity(HUGE_PAGE_BYTES / capacity);
+        let mut rest = page;
+        while rest.capacity > capacity {
+            let (block, behind) = rest.split(capacity);
+            blocks.push(block);
+            rest = behind;
+        }
+        blocks.push(rest);
+        blocks
+    }
+
+    /// Two blocks of what was one: the first `at` bytes, whole pages, and the rest. Either may be empty.
+    fn split(self, at: usize) -> (Self, Self) {
+        let whole = std::mem::ManuallyDrop::new(self);
+        assert!(at <= whole.capacity && at.is_multiple_of(PAGE_BYTES), "{at} is no place to split at");
+        // SAFETY: `at` lies in the mapping or just behind it.
+        let behind = unsafe { whole.start.add(at) };
+        (Self { start: whole.start, capacity: at }, Self { start: behind, capacity: whole.capacity - at })
     }
 
     /// Its bytes.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.layout.size()
+        self.capacity
     }
 }
 
 impl Drop for Block {
     fn drop(&mut self) {
-        // SAFETY: allocated in `Block::new` with this very layout, and freed once, by its only owner.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+        if self.capacity > 0 {
+            // A system that has no room to note a hole in a mapping keeps the memory; nobody uses it.
+            // SAFETY: the range was mapped for this block, whose only owner lets it go once.
+            let _ = unsafe { munmap(self.start.as_ptr().cast(), self.capacity) };
+        }
     }
 }
 
@@ -181,6 +228,20 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn blocks_that_share_a_huge_page_come_and_go_by_themselves() {
+        let mut blocks = Block::sharing_huge_page(1 << 20);
+        assert_eq!(blocks.len(), 2);
+        assert_eq!(blocks[0].start.as_ptr().align_offset(HUGE_PAGE_BYTES), 0);
+        let second = blocks.pop().unwrap();
+        let mut writers: Vec<Appender> = blocks.into_iter().map(|block| Appender::over(block, None)).collect();
+        writers[0].append(&[&[7; 1 << 20]]);
+        drop(second);
+        assert!(writers[0].as_slice().iter().all(|byte| *byte == 7));
+        drop(writers);
+        assert_eq!(Block::sharing_huge_page(PAGE_BYTES).len(), 512);
+    }
 
     #[test]
     fn a_reader_keeps_what_it_saw_while_the_writer_goes_on() {

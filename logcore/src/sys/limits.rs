@@ -11,3 +11,9 @@ pub fn raise_open_files() -> Option<u64> {
     setrlimit(Resource::Nofile, limit).ok()?;
     limit.current
 }
+
+/// Files that this process may have open.
+#[must_use]
+pub fn open_files_max() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use io_uring::{IoUring, opcode, types};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, ReadWriteFlags};
 
 /// The completion of the wake-up's poll.
@@ -59,6 +60,8 @@ impl<T> Ring<T> {
     pub fn new(depth: u16, wake: PipeReader) -> Result<Self> {
         // One entry more than writes, for the wake-up; the completion queue is twice as long.
         let ring = IoUring::new(u32::from(depth) + 1)?;
+        let flags = fcntl_getfl(&wake)?;
+        fcntl_setfl(&wake, flags | OFlags::NONBLOCK)?;
         let slots = (0..depth).map(|_| None).collect();
         let free = (0..usize::from(depth)).collect();
         Ok(Self { ring, slots, free, wake, wake_armed: false })
@@ -134,10 +137,7 @@ impl<T> Ring<T> {
             let completion = self.ring.completion().next()?;
             if completion.user_data() == WAKE {
                 self.wake_armed = false;
-                if completion.result() > 0 {
-                    // What was read does not matter, and it does not block.
-                    let _ = self.wake.read(&mut [0; 512]);
-                }
+                self.drain_wake();
                 continue;
             }
             let at = usize::try_from(completion.user_data()).expect("an index");
@@ -147,6 +147,12 @@ impl<T> Ring<T> {
             let result = written.map_err(|_| Error::from_raw_os_error(-completion.result()));
             return Some((slot.tag, result));
         }
+    }
+
+    /// Empties the wake-up. It may be empty already: a writer tells of its byte after that could be read, perhaps by the read
+    /// before, and then the next poll hears of it.
+    fn drain_wake(&mut self) {
+        let _ = self.wake.read(&mut [0; 512]);
     }
 
     /// Gives back what was under way when the ring failed. Its buffers are never freed: the kernel may still read them.
@@ -218,6 +224,16 @@ mod tests {
         let mut content = [0; 13];
         std::os::unix::fs::FileExt::read_exact_at(file.as_ref(), &mut content, 0).unwrap();
         assert_eq!(&content, b"\0\0onetwothree");
+    }
+
+    #[test]
+    fn a_wake_up_whose_byte_is_gone_already_blocks_nobody() {
+        let Some((mut ring, wake)) = ring(2) else { return };
+        ring.drain_wake();
+        (&wake).write_all(b"x").unwrap();
+        ring.wait().unwrap();
+        ring.drain_wake();
+        assert!(ring.ended().is_none(), "the poll's completion finds nothing to read");
     }
 
     #[test]

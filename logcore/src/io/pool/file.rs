@@ -23,6 +23,7 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -49,18 +50,33 @@ pub(crate) struct PoolFile {
     /// Held by a buffered write until its sync is over.
     buffered: Mutex<()>,
     failed: FirstError,
+    /// Counts this file's descriptors among all of the pool's.
+    open_files: Arc<AtomicU64>,
+}
+
+impl Drop for PoolFile {
+    fn drop(&mut self) {
+        self.open_files.fetch_sub(self.descriptors(), Ordering::Relaxed);
+    }
 }
 
 impl PoolFile {
-    pub fn new(file: File, direct: Option<File>, path: &Path, buffers: &Arc<ReadBuffers>) -> Self {
-        Self {
+    pub fn new(file: File, direct: Option<File>, path: &Path, buffers: &Arc<ReadBuffers>, open_files: &Arc<AtomicU64>) -> Self {
+        let file = Self {
             file,
             direct: direct.map(Arc::new),
             path: path.to_owned(),
             buffers: Arc::clone(buffers),
             buffered: Mutex::new(()),
             failed: FirstError::default(),
-        }
+            open_files: Arc::clone(open_files),
+        };
+        open_files.fetch_add(file.descriptors(), Ordering::Relaxed);
+        file
+    }
+
+    fn descriptors(&self) -> u64 {
+        1 + u64::from(self.direct.is_some())
     }
 
     /// The descriptor to write around the page cache with, if this write can go that way.
@@ -218,7 +234,7 @@ mod tests {
     fn after_an_error_nothing_is_written_through_the_handle() {
         let path = Path::new("/dev/full");
         let full = File::options().read(true).write(true).open(path).unwrap();
-        let file = PoolFile::new(full, None, path, &Arc::default());
+        let file = PoolFile::new(full, None, path, &Arc::default(), &Arc::default());
         let error = file.write(0, &[Bytes::from_static(b"x")], Durability::Data).unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::NoSpace, "{error}");
         for later in [file.write(0, &[Bytes::from_static(b"y")], Durability::None), file.sync(), file.zero_from(0)] {

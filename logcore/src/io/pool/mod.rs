@@ -3,8 +3,8 @@
 //! [`mod@file`] says how bytes reach a file. The ring backends stand on this one: what they don't do themselves, it does.
 //!
 //! # Concurrency
-//! Writes and background work ([`DiskIo::run`]: making the next segment, mostly) have threads and bounded queues of their own,
-//! so that no commit waits behind a file that is filled with zeros. [`DiskIo::submit`] blocks when its queue is full; owners
+//! Writes, background work ([`DiskIo::run`]: making the next segment, mostly) and reading ahead have threads and bounded queues
+//! of their own, so that no commit waits behind a file that is filled with zeros, and no file behind a reader. [`DiskIo::submit`] blocks when its queue is full; owners
 //! keep few writes in flight per partition, so the queue is never the place where memory grows.
 #![allow(clippy::disallowed_methods, reason = "a disk backend owns its files and threads")]
 
@@ -16,6 +16,7 @@ use std::io::{ErrorKind, IoSlice};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Sender, bounded};
@@ -29,12 +30,14 @@ use super::buffers::ReadBuffers;
 use super::{DiskFile, DiskIo, Done, Fill, Write};
 use crate::error::{Error, Result};
 use crate::sys::aligned::AlignedBuffer;
-use crate::sys::{fs, thread};
+use crate::sys::{fs, limits, thread};
 
 /// Direct writes to one file at once: from here on more don't make a disk faster, they only make each wait longer.
 pub(crate) const WRITES_IN_FLIGHT_MAX: usize = 4;
-/// Threads for work that nobody waits for yet.
-const BACKGROUND_THREADS: usize = 2;
+/// Threads for work that nobody waits for yet. It mostly waits for the file system's journal, which serves many at once.
+const BACKGROUND_THREADS: usize = 8;
+/// Threads that read ahead: as many reads of one reader as a disk needs to be busy.
+const READ_THREADS: usize = 4;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -78,7 +81,11 @@ impl Drop for Workers {
 pub struct PoolDisk {
     writers: Workers,
     background: Workers,
+    readers: Workers,
     buffers: Arc<ReadBuffers>,
+    /// Descriptors of files that were handed out.
+    open_files: Arc<AtomicU64>,
+    open_files_max: u64,
     /// How files are opened to go around the page cache, or why that is not possible.
     direct: std::result::Result<OFlags, String>,
 }
@@ -111,7 +118,10 @@ impl PoolDisk {
         Ok(Self {
             writers: Workers::start("disk", threads, queue)?,
             background: Workers::start("disk-background", BACKGROUND_THREADS, queue)?,
+            readers: Workers::start("disk-read", READ_THREADS, queue)?,
             buffers: Arc::default(),
+            open_files: Arc::default(),
+            open_files_max: limits::open_files_max() / 2,
             direct,
         })
     }
@@ -125,7 +135,7 @@ impl PoolDisk {
     fn file(&self, file: File, path: &Path) -> Arc<PoolFile> {
         // A file on which it does not work is reached through the page cache, where the contract holds as well.
         let direct = self.direct.as_ref().ok().and_then(|flags| open_direct(path, *flags).ok());
-        Arc::new(PoolFile::new(file, direct, path, &self.buffers))
+        Arc::new(PoolFile::new(file, direct, path, &self.buffers, &self.open_files))
     }
 
     /// Makes the file's space and its content, durably; its folder entry is not yet.
@@ -237,6 +247,18 @@ impl DiskIo for PoolDisk {
 
     fn submit(&self, write: Write, done: Done) {
         self.writers.queue(Box::new(move || done(write.file.write(write.at, &write.buffers, write.durability))));
+    }
+
+    fn is_short_of_files(&self) -> bool {
+        self.open_files.load(Ordering::Relaxed) > self.open_files_max
+    }
+
+    fn submit_alone(&self, write: Write, done: Done) {
+        done(write.file.write(write.at, &write.buffers, write.durability));
+    }
+
+    fn read_ahead(&self, read: Box<dyn FnOnce() + Send>) {
+        self.readers.queue(read);
     }
 
     fn run(&self, job: Box<dyn FnOnce() + Send>) {

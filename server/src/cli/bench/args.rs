@@ -71,6 +71,9 @@ pub struct LogArgs {
     /// How far readers stay behind while producers append; they catch up afterwards
     #[arg(long, value_name = "SIZE", default_value = "0", help_heading = "Reading")]
     pub reader_lag_bytes: Size,
+    /// What a reader reads in a second at most while producers append
+    #[arg(long, value_name = "SIZE", help_heading = "Reading")]
+    pub reader_rate: Option<Size>,
     /// Afterwards read everything once and check it against what was acknowledged
     #[arg(long, help_heading = "Reading")]
     pub verify: bool,

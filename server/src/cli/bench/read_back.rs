@@ -29,8 +29,10 @@ pub struct ReadReport {
     pub read_ram_bytes_per_second: Option<f64>,
     /// What was read from RAM before it was read again.
     pub read_ram_bytes: u64,
-    /// Batches found by a random offset, in RAM if `read_ram_bytes` is not 0.
+    /// Random offsets for which the log said where they are.
     pub find_offset_per_second: f64,
+    /// Batches read by a random offset, from RAM if `read_ram_bytes` is not 0.
+    pub read_offset_per_second: f64,
     /// Bytes of files when the log was opened again.
     pub log_bytes: u64,
     /// Segments then.
@@ -62,8 +64,21 @@ pub fn measure(
         let (bytes, rate) = read_ram(&in_ram, plan.read_seconds)?;
         (report.read_ram_bytes, report.read_ram_bytes_per_second) = (bytes, Some(rate));
     }
-    let all = || partitions.iter().map(|partition| (Arc::clone(partition), partition.log_start())).collect();
-    report.find_offset_per_second = find(&if in_ram.is_empty() { all() } else { in_ram }, plan.read_seconds / 4)?;
+    let all = || -> Vec<_> { partitions.iter().map(|partition| (Arc::clone(partition), partition.log_start())).collect() };
+    report.find_offset_per_second = at_random(&all(), plan.read_seconds / 4, |partition, offset| {
+        let (segment, position) = partition.locate(offset)?.with_context(|| format!("offset {offset} was not found"))?;
+        ensure!(segment <= offset, "offset {offset} is not behind {segment}, which it led to");
+        std::hint::black_box(position);
+        Ok(())
+    })?;
+    let from = if in_ram.is_empty() { all() } else { in_ram };
+    report.read_offset_per_second = at_random(&from, plan.read_seconds / 4, |partition, offset| {
+        let frames = partition.read(offset, 1)?;
+        let frame = frames.first().context("nothing was read")?;
+        let covers = frame.header.base_offset <= offset && offset < frame.end_offset();
+        ensure!(covers, "offset {offset} is not in what it led to");
+        Ok(())
+    })?;
     let statuses = partitions.iter().map(|partition| partition.status());
     (report.segments, report.log_bytes) = statuses.fold((0, 0), |(n, bytes), status| (n + status.segments, bytes + status.bytes));
     drop(partitions);
@@ -119,24 +134,28 @@ fn read_files(partitions: &[Arc<Partition>], time: Duration) -> Result<(u64, f64
 
 /// Reads from `from` to the committed end, or until `deadline`, and gives the bytes of the batches.
 fn read_to_end(
-    partition: &Partition,
-    mut from: Offset,
+    partition: &Arc<Partition>,
+    from: Offset,
     deadline: Option<Instant>,
     mut take: impl FnMut(&[Frame]),
 ) -> Result<u64> {
     let (mut bytes, end) = (0, partition.committed().get());
-    while from < end && deadline.is_none_or(|deadline| Instant::now() < deadline) {
-        let frames = partition.read(from, READ_BYTES)?;
-        let last = frames.last().with_context(|| format!("{} gives nothing at offset {from}", partition.id()))?;
-        from = last.end_offset();
+    let mut reader = partition.reader(from);
+    while reader.next_offset() < end && deadline.is_none_or(|deadline| Instant::now() < deadline) {
+        let frames = reader.read(READ_BYTES)?;
+        ensure!(!frames.is_empty(), "{} gives nothing at offset {}", partition.id(), reader.next_offset());
         bytes += frames.iter().map(|frame| frame.body.len() as u64).sum::<u64>();
         take(&frames);
     }
     Ok(bytes)
 }
 
-/// Looks up random offsets, one after the other.
-fn find(from: &[(Arc<Partition>, Offset)], time: Duration) -> Result<f64> {
+/// Does something with random offsets from the given ones on, one after the other, and says how often a second.
+fn at_random(
+    from: &[(Arc<Partition>, Offset)],
+    time: Duration,
+    mut act: impl FnMut(&Partition, Offset) -> Result<()>,
+) -> Result<f64> {
     let (begun, mut found, mut state) = (Instant::now(), 0_u32, 0x2545_f491_4f6c_dd1d_u64);
     let ranges: Vec<_> = from.iter().map(|(partition, from)| (partition, *from, partition.committed().get())).collect();
     while begun.elapsed() < time {
@@ -146,12 +165,7 @@ fn find(from: &[(Arc<Partition>, Offset)], time: Duration) -> Result<f64> {
                 state ^= state >> 7;
                 state ^= state << 17;
                 let offset = from.advance(state % from.records_until(*end).max(1));
-                let frames = partition.read(offset, 1)?;
-                let frame = frames.first().with_context(|| format!("{} gives nothing at offset {offset}", partition.id()))?;
-                ensure!(
-                    frame.header.base_offset <= offset && offset < frame.end_offset(),
-                    "offset {offset} is not in what it led to"
-                );
+                act(partition, offset).with_context(|| format!("{} at offset {offset}", partition.id()))?;
                 found = found.wrapping_add(1);
             }
         }

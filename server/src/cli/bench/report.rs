@@ -222,7 +222,10 @@ impl Report {
         if let Some(read) = &self.read {
             let ram = read.read_ram_bytes_per_second.map_or("nothing is there".into(), |rate| format!("{:.1} MB/s", rate / 1e6));
             line(format!("read from RAM: {ram}; from files: {:.1} MB/s", read.read_file_bytes_per_second / 1e6));
-            line(format!("offsets found: {:.0}/s", read.find_offset_per_second));
+            line(format!(
+                "offsets found: {:.0}/s; read by offset: {:.0}/s",
+                read.find_offset_per_second, read.read_offset_per_second
+            ));
             line(format!(
                 "opened {:.1} MB in {} in {:.1} ms",
                 approximate(read.log_bytes) / 1e6,

@@ -62,7 +62,8 @@ fn append(log: &Log, partitions: &[Arc<Partition>], payload: &Payload, args: &Lo
         let watcher = scope.spawn(|| watch(&meter, log, partitions, plan.record_bytes));
         let lag_records = args.reader_lag_bytes.0 / plan.record_bytes as u64 / u64::from(args.partitions);
         let readers: Vec<_> = (0..args.readers)
-            .map(|_| Reader::new(partitions, payload, args.producers, lag_records, &meter))
+            .map(|_| Reader::new(partitions, payload, args.producers, &meter))
+            .map(|reader| reader.behind(lag_records, args.reader_rate.map(|rate| rate.0)))
             .map(|reader| scope.spawn(|| reader.run(&appended)))
             .collect();
         let producers: Vec<_> = (0..args.producers)
