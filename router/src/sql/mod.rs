@@ -1,8 +1,9 @@
 //! From SQL text to something that can be carried out.
 //!
 //! [`parse`] splits the text and recognises our own statements ([`ddl`]) on sqlparser's tokenizer; everything else is
-//! PostgreSQL's and stays sqlparser's tree. [`rewrite`] resolves names, past reads and `score()` before DataFusion plans it.
+//! PostgreSQL's and stays sqlparser's tree. [`assign`] casts what is written to a column. [`rewrite`] resolves names, past reads and `score()` before DataFusion plans it.
 
+pub mod assign;
 pub mod ddl;
 pub mod dialect;
 pub mod parse;
