@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::array::{ArrayRef, RecordBatch};
 use datafusion::sql::sqlparser::ast::{
     AssignmentTarget, Delete, Expr, FromTable, Ident, Insert, ObjectName, OnConflictAction, OnInsert, Select, SelectItem,
     SetExpr, Statement, TableFactor, TableObject, TableWithJoins, Update,
@@ -26,8 +26,10 @@ use rowstore::key::encode_key;
 use rowstore::mutation::record_key;
 use rowstore::value::encode_row;
 use rowstore::{RowTable, TableSchema, Value};
+use tokio::sync::OwnedRwLockReadGuard;
 
 use crate::answer::SqlAnswer;
+use crate::append::finishing::Finishing;
 use crate::catalog::{TableDef, TableKind};
 use crate::cut::writable;
 use crate::database::Database;
@@ -87,15 +89,20 @@ pub async fn execute(database: &Database, statement: &Statement, context: Contex
 }
 
 async fn run(database: &Database, name: ObjectName, statement: &Statement, context: Context<'_>) -> Result<SqlAnswer> {
-    let target = target(database, &name)?;
+    let mut target = self::target(database, &name)?;
     for _ in 0..ATTEMPTS_MAX {
         let change = match statement {
-            Statement::Insert(insert) => Box::pin(insert_rows(database, &target, insert, context)).await?,
-            Statement::Update(update) => Box::pin(update_rows(database, &target, update, context)).await?,
-            Statement::Delete(delete) => Box::pin(delete_rows(database, &target, delete, context)).await?,
+            Statement::Insert(insert) => Box::pin(insert_rows(database, &target, insert, context)).await,
+            Statement::Update(update) => Box::pin(update_rows(database, &target, update, context)).await,
+            Statement::Delete(delete) => Box::pin(delete_rows(database, &target, delete, context)).await,
             other => return Err(Error::internal(format!("not a change: {other}"))),
         };
-        match propose(&target, change, context.deadline).await {
+        // A change, or an error, is right for the columns only that it was computed for: see `define::alter`.
+        let Some(columns) = target.columns(database, context.deadline).await? else {
+            target = self::target(database, &name)?;
+            continue;
+        };
+        match propose(database, &target, change?, columns, context.deadline).await {
             Err(logcore::Error::Conflict { last_writer, .. }) => target.seen(last_writer.advance(1), context.deadline).await?,
             Err(logcore::Error::SnapshotTooOld { window_start, .. }) => target.seen(window_start, context.deadline).await?,
             other => return Ok(other?),
@@ -126,6 +133,17 @@ impl Target {
         Ok(self.view.visible_to(0, end, deadline).await?)
     }
 
+    /// Keeps the columns as they are while this is held; `None` when they are others by now than the change was computed for.
+    async fn columns(&self, database: &Database, deadline: Instant) -> Result<Option<OwnedRwLockReadGuard<()>>> {
+        let locked = tokio::time::timeout_at(deadline.into(), self.view.columns().read_owned()).await;
+        let held = locked.map_err(|_| {
+            let message = format!("a change of the columns of table \"{}\" did not end in time", self.def.name);
+            Error::new(sqlstate::QUERY_CANCELED, ErrorKind::Unavailable, message).hint("run the statement again")
+        })?;
+        let now = database.catalog().table_by_id(self.def.id).map(|def| def.kind == self.def.kind && def.name == self.def.name);
+        Ok((now == Some(true)).then_some(held))
+    }
+
     fn rows(&self) -> Result<RowTable> {
         match &self.view.serving().parts[0].store {
             Store::Row(rows) => Ok(rows.clone()),
@@ -151,6 +169,12 @@ impl Target {
         let message = format!("duplicate key in table \"{}\": ({columns}) = ({shown}) already exists", self.def.name);
         Error::new(sqlstate::UNIQUE_VIOLATION, ErrorKind::Conflict, message)
             .hint("UPDATE the row, or INSERT ... ON CONFLICT DO NOTHING")
+    }
+
+    /// One row of columns that are laid out as the table's.
+    fn row(&self, columns: &[ArrayRef], row: usize) -> Vec<Value> {
+        let columns = columns.iter().zip(&self.schema.columns);
+        columns.map(|(array, column)| Value::from_array(array, row, &column.kind)).collect()
     }
 
     /// A row with all checks made.
@@ -234,13 +258,13 @@ async fn insert_rows(database: &Database, target: &Target, insert: &Insert, cont
         for row in 0..batch.num_rows() {
             let mut values = defaults.clone();
             for (at, array) in columns.iter().zip(&arrays) {
-                values[*at] = Value::from_array(array, row);
+                values[*at] = Value::from_array(array, row, &target.schema.columns[*at].kind);
             }
             target.check(&values)?;
             let key = encode_key(&values, &target.schema)?;
             let exists = seen.insert(key.clone(), ()).is_some() || rows.get(&key, snapshot)?.is_some();
             match (exists, skip_existing) {
-                (false, _) => mutations.push(Mutation { key, row: Some(encode_row(&values)) }),
+                (false, _) => mutations.push(Mutation { key, row: Some(encode_row(&values, &target.schema)) }),
                 (true, true) => {}
                 (true, false) => return Err(target.duplicate(&values)),
             }
@@ -276,7 +300,7 @@ pub async fn evaluate(
     let planned = query::plan(database, *statement, Context { params: &[], ..context }, None).await?;
     let batches = planned.collect(database, context.deadline, ROWS_BYTES_MAX).await?;
     let batch = batches.first().ok_or_else(|| Error::internal("a SELECT without FROM has one row"))?;
-    Ok(Value::from_array(&assign(batch.column(0), schema, at)?, 0))
+    Ok(Value::from_array(&assign(batch.column(0), schema, at)?, 0, &schema.columns[at].kind))
 }
 
 fn snapshot_of(cut: &Cut) -> Offset {
@@ -337,11 +361,11 @@ async fn update_rows(database: &Database, target: &Target, update: &Update, cont
         let new = batch.columns()[columns..].iter().enumerate();
         let new = new.map(|(at, array)| assign(array, &target.schema, at)).collect::<Result<Vec<_>>>()?;
         for row in 0..batch.num_rows() {
-            let old: Vec<Value> = old.iter().map(|array| Value::from_array(array, row)).collect();
-            let new: Vec<Value> = new.iter().map(|array| Value::from_array(array, row)).collect();
+            let old = target.row(old, row);
+            let new = target.row(&new, row);
             target.check(&new)?;
             removed.insert(encode_key(&old, &target.schema)?, ());
-            if put.insert(encode_key(&new, &target.schema)?, encode_row(&new)).is_some() {
+            if put.insert(encode_key(&new, &target.schema)?, encode_row(&new, &target.schema)).is_some() {
                 return Err(target.duplicate(&new));
             }
             affected += 1;
@@ -371,7 +395,7 @@ async fn delete_rows(database: &Database, target: &Target, delete: &Delete, cont
     let mut mutations = Vec::new();
     for batch in &batches {
         for row in 0..batch.num_rows() {
-            let values: Vec<Value> = batch.columns().iter().map(|array| Value::from_array(array, row)).collect();
+            let values = target.row(batch.columns(), row);
             mutations.push(Mutation { key: encode_key(&values, &target.schema)?, row: None });
         }
     }
@@ -390,7 +414,13 @@ async fn touched(
 }
 
 /// Puts a change into the log as one batch, and waits until the table shows it.
-async fn propose(target: &Target, change: Change, deadline: Instant) -> Result<SqlAnswer, logcore::Error> {
+async fn propose(
+    database: &Database,
+    target: &Target,
+    change: Change,
+    columns: OwnedRwLockReadGuard<()>,
+    deadline: Instant,
+) -> Result<SqlAnswer, logcore::Error> {
     if change.mutations.is_empty() {
         return Ok(SqlAnswer::Written { affected: change.affected, position: None });
     }
@@ -404,8 +434,13 @@ async fn propose(target: &Target, change: Change, deadline: Instant) -> Result<S
     }
     let conditions = Conditions { snapshot: change.snapshot, reads: Vec::new(), writes };
     let proposal = Proposal::from_records(batch, Compression::None)?.when(conditions);
-    let part = &target.view.serving().parts[0];
-    let appended = part.task.partition().append(proposal, deadline).await?.committed().await?;
+    let partition = Arc::clone(target.view.serving().parts[0].task.partition());
+    let appended = Finishing::new(database.runtime().clone(), async move {
+        let appended = partition.append(proposal, deadline).await?.committed().await;
+        drop(columns);
+        appended
+    })
+    .await?;
     let mut position = Cut::new();
     position.raise(&target.view.stream.name, 0, appended.end_offset());
     // Committed is committed: a view that is slow to show it does not undo the write, and the position says what to wait for.

@@ -24,11 +24,13 @@ pub mod mutation;
 pub mod scan;
 pub mod schema;
 pub mod table;
+pub mod types;
 pub mod value;
 
 pub use error::{Error, Result};
 pub use materializer::{RowChange, RowMaterializer, RowProjection};
 pub use scan::ScanRequest;
-pub use schema::{Column, ColumnType, TableSchema};
+pub use schema::{Column, TableSchema};
 pub use table::{RowOptions, RowTable};
-pub use value::Value;
+pub use types::ColumnType;
+pub use value::{Interval, Value};

@@ -55,7 +55,7 @@ impl RowTable {
             None => after_prefix(&[ROW_PREFIX]).expect("the prefix is not 0xff"),
         };
         let mut columns: Vec<ColumnBuilder> =
-            request.projection.iter().map(|at| ColumnBuilder::new(self.schema.columns[*at].kind)).collect();
+            request.projection.iter().map(|at| ColumnBuilder::new(&self.schema.columns[*at].kind)).collect();
         let wanted = self.wanted(&request.projection);
         let mut rows = 0;
         let mut left = request.limit.unwrap_or(usize::MAX);
@@ -96,9 +96,9 @@ impl RowTable {
         if wanted.is_empty() {
             return Ok(());
         }
-        let mut reader = RowReader::new(row, self.schema.columns.len())?;
-        for (at, targets) in wanted.iter().enumerate() {
-            let value = reader.value(at, self.schema.columns[at].kind)?;
+        let mut reader = RowReader::new(row, &self.schema)?;
+        for targets in wanted {
+            let value = reader.next()?.expect("columns that are wanted are in the schema");
             for target in targets {
                 columns[*target].push(value)?;
             }

@@ -54,6 +54,12 @@ impl RowTable {
         Ok((Self { tree, schema }, materializer))
     }
 
+    /// The same table, read with another version of its schema: any version reads any row.
+    #[must_use]
+    pub fn with_schema(&self, schema: Arc<TableSchema>) -> Self {
+        Self { tree: self.tree.clone(), schema }
+    }
+
     /// Columns and primary key.
     #[must_use]
     pub fn schema(&self) -> &Arc<TableSchema> {

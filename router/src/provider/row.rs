@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, Operator, TableProviderFilterPushDown};
 use logcore::Offset;
 use rowstore::key::{after_prefix, encode_part};
-use rowstore::{RowTable, ScanRequest, TableSchema, Value};
+use rowstore::value::uuid_text;
+use rowstore::{ColumnType, RowTable, ScanRequest, TableSchema, Value};
 
 use super::filter::comparison;
 use super::scan::{Bounds, Scan, Source};
@@ -45,6 +47,22 @@ struct KeyRange {
     pushed: Vec<String>,
 }
 
+/// Whether DataFusion compares values of a type as their keys compare. It takes intervals part by part, and NULL in an array for
+/// the smallest.
+fn compares_as_keys(kind: &ColumnType) -> bool {
+    !matches!(kind, ColumnType::Interval | ColumnType::Array(_))
+}
+
+/// A constant as a value of a key column; `None` where it is none: what is compared with a UUID is text, and may be any.
+fn key_value(kind: &ColumnType, constant: &ScalarValue) -> Option<Value> {
+    let value = Value::from_array(constant.to_array().ok()?.as_ref(), 0, kind);
+    match &value {
+        Value::Null => None,
+        Value::Uuid(uuid) => (constant.try_as_str()?? == uuid_text(uuid)).then_some(value),
+        _ => Some(value),
+    }
+}
+
 /// The range that holds every key for which all `filters` can be true.
 fn key_range(table: &TableSchema, filters: &[Expr]) -> KeyRange {
     let mut range = KeyRange::default();
@@ -55,11 +73,12 @@ fn key_range(table: &TableSchema, filters: &[Expr]) -> KeyRange {
             .iter()
             .filter_map(|filter| {
                 let found = comparison(filter).filter(|found| found.column == column.name)?;
-                if found.value.data_type() != column.kind.arrow() {
+                if found.value.data_type() != column.kind.arrow() || !compares_as_keys(&column.kind) {
                     return None;
                 }
+                let constant = key_value(&column.kind, found.value)?;
                 let mut part = Vec::new();
-                encode_part(&mut part, &Value::from_array(found.value.to_array().ok()?.as_ref(), 0));
+                encode_part(&mut part, &constant);
                 Some((found.operator, part, filter))
             })
             .collect();

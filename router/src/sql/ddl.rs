@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use datafusion::sql::sqlparser::ast::{ColumnDef, ColumnOption, Expr, ObjectName, TableConstraint};
+use datafusion::sql::sqlparser::ast::{
+    AlterTableOperation, ColumnDef, ColumnOption, Expr, ObjectName, Statement, TableConstraint,
+};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::Token;
@@ -43,6 +45,8 @@ pub enum Ddl {
     },
     /// `CREATE TABLE ...`
     CreateTable(CreateTable),
+    /// `ALTER TABLE name operation, ...`
+    AlterTable(AlterTable),
     /// `DROP TABLE name`
     DropTable {
         /// Its name.
@@ -82,6 +86,17 @@ pub struct CreateTable {
     pub stream: Option<String>,
     /// The projection's text.
     pub select: Option<String>,
+}
+
+/// `ALTER TABLE [IF EXISTS] name operation, ...`
+#[derive(Clone, Debug)]
+pub struct AlterTable {
+    /// As it was written.
+    pub name: ObjectName,
+    /// Whether a missing one is fine.
+    pub if_exists: bool,
+    /// In their order.
+    pub operations: Vec<AlterTableOperation>,
 }
 
 /// `WITH (name = value, ...)`
@@ -177,6 +192,14 @@ pub fn parse(parser: &mut Parser<'_>) -> Result<Option<Ddl>> {
         return Err(Error::unsupported("VERIFY VIEW is not supported yet"));
     } else if first("alter") && second("stream") {
         alter_stream(parser)?
+    } else if first("alter") && second("table") {
+        match parser.parse_statement().map_err(parse_error)? {
+            Statement::AlterTable(statement) => {
+                let datafusion::sql::sqlparser::ast::AlterTable { name, if_exists, operations, .. } = statement;
+                Ddl::AlterTable(AlterTable { name, if_exists, operations })
+            }
+            other => return Err(Error::unsupported(format!("{other} is not supported yet"))),
+        }
     } else if first("create") && second("stream") {
         create_stream(parser).map_err(parse_error)?
     } else if first("drop") && second("stream") {
@@ -294,14 +317,18 @@ fn create_table(parser: &mut Parser<'_>) -> Result<Ddl> {
     Ok(Ddl::CreateTable(CreateTable { name, if_not_exists, schema, kind, options: taken, stream, select }))
 }
 
-fn schema(columns: Vec<ColumnDef>, constraints: Vec<TableConstraint>) -> Result<TableSchema> {
-    let mut schema = TableSchema { columns: Vec::new(), primary_key: Vec::new() };
+/// The schema that column definitions and constraints make.
+///
+/// # Errors
+/// What is wrong with them or not supported.
+pub fn schema(columns: Vec<ColumnDef>, constraints: Vec<TableConstraint>) -> Result<TableSchema> {
+    let mut schema = TableSchema::new(Vec::new(), Vec::new());
     for definition in columns {
         let name = name_of(&ObjectName::from(definition.name));
         if schema.column(&name).is_some() {
             return Err(Error::invalid(format!("column \"{name}\" is defined twice")));
         }
-        let mut column = Column { name, kind: column_type(&definition.data_type)?, not_null: false, default: None };
+        let mut column = Column::new(name, column_type(&definition.data_type)?);
         for option in definition.options {
             match option.option {
                 ColumnOption::Null => {}
@@ -315,7 +342,7 @@ fn schema(columns: Vec<ColumnDef>, constraints: Vec<TableConstraint>) -> Result<
                 }
             }
         }
-        schema.columns.push(column);
+        schema.define(column);
     }
     for constraint in constraints {
         match constraint {

@@ -4,8 +4,11 @@
 //! PostgreSQL's and stays sqlparser's tree. [`assign`] casts what is written to a column. [`rewrite`] resolves names, past reads and `score()` before DataFusion plans it.
 
 pub mod assign;
+pub mod cast;
+pub mod compare;
 pub mod ddl;
 pub mod dialect;
+pub mod input;
 pub mod parse;
 pub mod rewrite;
 pub mod types;
