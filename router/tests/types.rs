@@ -164,6 +164,26 @@ fn values_are_assigned_as_postgresql_assigns_them() {
 }
 
 #[test]
+fn intervals_are_as_long_as_postgresql_takes_them_for() {
+    let fixture = Fixture::new();
+    fixture.run("CREATE TABLE t (v INTERVAL PRIMARY KEY, id BIGINT)");
+    fixture.run("INSERT INTO t VALUES ('40 days', 1), ('1 month', 2), ('25 hours', 3), ('1 day', 4), ('-1 month', 5)");
+    assert_eq!(fixture.error("INSERT INTO t VALUES ('30 days', 6)").code(), "23505");
+    for (sql, expected) in [
+        ("SELECT id FROM t ORDER BY v", vec![5, 4, 3, 2, 1]),
+        ("SELECT id FROM t ORDER BY v DESC LIMIT 2", vec![1, 2]),
+        ("SELECT id FROM t WHERE v = '30 days'", vec![2]),
+        ("SELECT id FROM t WHERE v > INTERVAL '1 month'", vec![1]),
+        ("SELECT id FROM t WHERE v < '24:00:01' ORDER BY id", vec![4, 5]),
+        ("SELECT id FROM t WHERE v BETWEEN '1 day' AND '26 hours' ORDER BY id", vec![3, 4]),
+        ("SELECT a.id FROM t a JOIN t b ON a.v > b.v AND b.id = 2", vec![1]),
+    ] {
+        let expected: Vec<Value> = expected.into_iter().map(|id| json!([id])).collect();
+        assert_eq!(fixture.rows(sql), expected, "{sql}");
+    }
+}
+
+#[test]
 fn answers_name_the_types() {
     let fixture = Fixture::new();
     fixture.run("CREATE TABLE t (u UUID PRIMARY KEY, v VARCHAR(3), c CHAR(3), m TIME, i INTERVAL, a BIGINT[], w UUID[])");

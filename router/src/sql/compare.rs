@@ -4,6 +4,8 @@
 //! number that is compared with text. So texts that stand beside a value of another type in a comparison, IN or BETWEEN are
 //! converted before it looks at types.
 //!
+//! Intervals are compared and sorted by their length here; see [`super::interval`].
+//!
 //! Registered in [`crate::session`], as a rule that sees parameters too, and as a planner for what otherwise does not plan.
 
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
@@ -21,6 +23,7 @@ use rowstore::schema::KIND_METADATA;
 use rowstore::value::build_column;
 
 use super::input::{self, Conversion};
+use super::interval::{self, ordered};
 
 /// The type that a constant beside values of `field` is read as; `None` where DataFusion does it.
 fn constant_type(field: &Field) -> Option<ColumnType> {
@@ -84,6 +87,10 @@ fn compares(operator: Operator) -> bool {
     matches!(operator, Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom)
 }
 
+fn is_interval(expr: &Expr, schema: &DFSchema) -> bool {
+    expr.get_type(schema).is_ok_and(|kind| interval::is_interval(&kind))
+}
+
 fn read_constants(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let mut expr = expr;
     let mut changed = false;
@@ -94,6 +101,12 @@ fn read_constants(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             }
             if let Some(field) = field_of(&binary.right, schema) {
                 changed |= read_constant(&mut binary.left, &field)?;
+            }
+            if is_interval(&binary.left, schema) && is_interval(&binary.right, schema) {
+                for side in [&mut binary.left, &mut binary.right] {
+                    **side = ordered(std::mem::take(&mut **side));
+                }
+                changed = true;
             }
         }
         Expr::InList(list) => {
@@ -106,6 +119,12 @@ fn read_constants(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         Expr::Between(between) => {
             if let Some(field) = field_of(&between.expr, schema) {
                 changed |= read_constant(&mut between.low, &field)? | read_constant(&mut between.high, &field)?;
+            }
+            if [&between.expr, &between.low, &between.high].into_iter().all(|part| is_interval(part, schema)) {
+                for part in [&mut between.expr, &mut between.low, &mut between.high] {
+                    **part = ordered(std::mem::take(&mut **part));
+                }
+                changed = true;
             }
         }
         _ => {}
@@ -125,9 +144,14 @@ impl AnalyzerRule for ReadConstants {
                 schema.merge(&DFSchema::try_from_qualified_schema(scan.table_name.clone(), &scan.source.schema())?);
             }
             let names = NamePreserver::new(&plan);
+            let sorts = matches!(plan, LogicalPlan::Sort(_));
             plan.map_expressions(|expr| {
                 let name = names.save(&expr);
-                Ok(expr.transform_up(|expr| read_constants(expr, &schema))?.update_data(|expr| name.restore(expr)))
+                let read = expr.transform_up(|expr| read_constants(expr, &schema))?;
+                if sorts && is_interval(&read.data, &schema) {
+                    return Ok(Transformed::yes(ordered(read.data)));
+                }
+                Ok(read.update_data(|expr| name.restore(expr)))
             })?
             .map_data(LogicalPlan::recompute_schema)
         };

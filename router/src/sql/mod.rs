@@ -9,6 +9,7 @@ pub mod compare;
 pub mod ddl;
 pub mod dialect;
 pub mod input;
+pub mod interval;
 pub mod parse;
 pub mod rewrite;
 pub mod types;
