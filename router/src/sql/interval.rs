@@ -3,7 +3,7 @@
 //! Comparisons and ORDER BY of intervals compare what this function makes of them; see [`super::compare`].
 //!
 //! # Not done
-//! `min`, `max`, DISTINCT, GROUP BY, windows and joins by hash take two intervals for one only if all their parts are equal.
+//! IN, `min`, `max`, DISTINCT, GROUP BY, windows and joins by hash take two intervals for one only if all their parts are equal.
 
 use std::sync::{Arc, LazyLock};
 
