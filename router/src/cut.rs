@@ -365,10 +365,15 @@ fn provider(
         let parts = (0..target.stream.partitions).map(part).collect::<Result<Vec<_>>>()?;
         return Ok(Arc::new(SourceTable(StreamProvider::new(name, parts))));
     };
+    // Rows are read with the columns that the catalog says now: the table may have been altered since its view was opened.
+    let columns = match &def.kind {
+        TableKind::Row(schema) => Arc::new(schema.clone()),
+        _ => Arc::default(),
+    };
     let (mut rows, mut documents, mut series, mut layout) = (Vec::new(), Vec::new(), Vec::new(), None);
     for part in &generation.parts {
         match &part.store {
-            Store::Row(table) => rows.push((table.clone(), end(part.partition))),
+            Store::Row(table) => rows.push((table.with_schema(Arc::clone(&columns)), end(part.partition))),
             Store::Document(_) => documents.push(
                 states
                     .get(&(def.id, part.partition))
@@ -382,8 +387,8 @@ fn provider(
         }
     }
     Ok(match &def.kind {
-        TableKind::Row(schema) => {
-            let provider = RowProvider::new(name, Arc::new(schema.clone()), rows);
+        TableKind::Row(_) => {
+            let provider = RowProvider::new(name, columns, rows);
             Arc::new(SourceTable(match transaction {
                 Some(transaction) if matches!(def.source, Source::Own) => provider.within(def.id, transaction),
                 _ => provider,

@@ -21,9 +21,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use datafusion::arrow::array::{Array, ArrayRef};
-use datafusion::arrow::compute::{CastOptions, cast_with_options};
-use datafusion::arrow::datatypes::DataType;
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -31,8 +28,7 @@ use datafusion::sql::sqlparser::ast::{
     Expr, Ident, ObjectName, SelectItem, SetExpr, Statement, TableAlias, TableFactor, TableObject, TableWithJoins,
 };
 use logcore::{ErrorKind, Offset};
-use rowstore::value::build_column;
-use rowstore::{ColumnType, Rule, TableSchema, Value};
+use rowstore::{Rule, TableSchema, Value};
 
 use self::constraints::{Writer, batch_of};
 use self::target::{Change, Row, Target};
@@ -42,9 +38,9 @@ use crate::database::Database;
 use crate::error::{Error, Result, sqlstate};
 use crate::position::Cut;
 use crate::query::{self, Context};
+use crate::sql::assign::assign;
 use crate::sql::parse::{Statement as Parsed, parse};
 use crate::txn::{Isolation, Transaction};
-use crate::view::json;
 
 /// Times a change is computed again when somebody else was faster.
 const ATTEMPTS_MAX: usize = 32;
@@ -210,7 +206,7 @@ pub(crate) async fn commit(database: &Database, transaction: &Transaction, deadl
     // Committed is committed: a view that is slow to show it does not undo the write, and the position says what to wait for.
     for view in &views {
         if let Err(error) = view.visible_to(0, appended.end_offset(), deadline).await {
-            tracing::warn!(table = view.name, %error, "a write is durable but its table does not show it yet");
+            tracing::warn!(table = %view.name(), %error, "a write is durable but its table does not show it yet");
         }
     }
     Ok(Some(position))
@@ -328,73 +324,5 @@ pub async fn evaluate(
     let planned = query::plan(database, *statement, Context { params: &[], ..context }, None).await?;
     let batches = planned.collect(database, context.deadline, ROWS_BYTES_MAX).await?;
     let batch = batches.first().ok_or_else(|| Error::internal("a SELECT without FROM has one row"))?;
-    Ok(Value::from_array(&assign(batch.column(0), schema, at)?, 0))
-}
-
-/// Casts what a statement gives to a column, as PostgreSQL's assignment does.
-fn assign(array: &ArrayRef, schema: &TableSchema, at: usize) -> Result<ArrayRef> {
-    let column = &schema.columns[at];
-    let (from, to) = (array.data_type(), column.kind.arrow());
-    if *from == to {
-        return check_json(array, column);
-    }
-    let text = matches!(from, DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8 | DataType::Null);
-    let time = |kind: &DataType| matches!(kind, DataType::Timestamp(..) | DataType::Date32 | DataType::Date64);
-    let fits = text || column.kind == ColumnType::Text || (from.is_numeric() && to.is_numeric()) || (time(from) && time(&to));
-    if !fits {
-        let message = format!("column \"{}\" is of another type than its value ({from} given)", column.name);
-        return Err(Error::new(sqlstate::DATATYPE_MISMATCH, ErrorKind::Invalid, message).hint("cast it: value::type"));
-    }
-    if column.kind == ColumnType::Bytea {
-        return bytea(array, column);
-    }
-    let strict = CastOptions { safe: false, ..CastOptions::default() };
-    let wrong = |error: datafusion::arrow::error::ArrowError| {
-        let message = error.to_string();
-        let message = message.split_once("error: ").map_or(message.as_str(), |(_, message)| message);
-        let (code, text) =
-            if message.contains("Can't cast value") || message.contains("too large") || message.contains("overflow") {
-                (sqlstate::NUMERIC_VALUE_OUT_OF_RANGE, format!("column \"{}\" is out of range: {message}", column.name))
-            } else {
-                (sqlstate::INVALID_TEXT_REPRESENTATION, format!("column \"{}\": {message}", column.name))
-            };
-        Error::new(code, ErrorKind::Invalid, text)
-    };
-    // Fractions are rounded on their way to an integer, not cut off.
-    let fraction = matches!(from, DataType::Decimal128(..) | DataType::Float32 | DataType::Float64);
-    let array = match fraction && to.is_integer() {
-        true => cast_with_options(array, &DataType::Decimal128(38, 0), &strict).map_err(wrong)?,
-        false => Arc::clone(array),
-    };
-    check_json(&cast_with_options(&array, &to, &strict).map_err(wrong)?, column)
-}
-
-/// Texts as PostgreSQL writes bytes: `\\x` and hexadecimal.
-fn bytea(array: &ArrayRef, column: &rowstore::Column) -> Result<ArrayRef> {
-    let texts =
-        cast_with_options(array, &DataType::Utf8, &CastOptions::default()).map_err(|error| Error::internal(error.to_string()))?;
-    let value = |row| match Value::from_array(&texts, row) {
-        Value::Text(text) => json::bytes(&text).map(Value::Bytes).ok_or_else(|| {
-            let message = format!("column \"{}\": '{text}' is not a bytea", column.name);
-            Error::new(sqlstate::INVALID_TEXT_REPRESENTATION, ErrorKind::Invalid, message)
-                .hint("write '\\x' and hexadecimal digits")
-        }),
-        _ => Ok(Value::Null),
-    };
-    let values = (0..texts.len()).map(value).collect::<Result<Vec<_>>>()?;
-    Ok(build_column(ColumnType::Bytea, values.iter())?)
-}
-
-fn check_json(array: &ArrayRef, column: &rowstore::Column) -> Result<ArrayRef> {
-    if column.kind == ColumnType::Json {
-        for row in 0..array.len() {
-            if let Value::Text(text) = Value::from_array(array, row)
-                && let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(&text)
-            {
-                let message = format!("column \"{}\" is not JSON: {error}", column.name);
-                return Err(Error::new(sqlstate::INVALID_TEXT_REPRESENTATION, ErrorKind::Invalid, message));
-            }
-        }
-    }
-    Ok(Arc::clone(array))
+    Ok(Value::from_array(&assign(batch.column(0), schema, at)?, 0, &schema.columns[at].kind))
 }

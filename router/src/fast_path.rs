@@ -15,7 +15,7 @@ use datafusion::sql::sqlparser::ast::{
     Value as Literal,
 };
 use rowstore::key::encode_key;
-use rowstore::value::{build_column, decode_row};
+use rowstore::value::{build_column, decode_row, parse_uuid};
 use rowstore::{ColumnType, RowTable, TableSchema, Value};
 
 use crate::answer::{Rows, SqlAnswer};
@@ -74,7 +74,7 @@ async fn run(database: &Database, read: PointRead, context: Context<'_>) -> Resu
     })
     .await?;
     let rows = found.iter().map(|row| decode_row(row, schema)).collect::<Result<Vec<Vec<Value>>, _>>()?;
-    let columns = read.columns.iter().map(|at| build_column(schema.columns[*at].kind, rows.iter().map(|row| &row[*at])));
+    let columns = read.columns.iter().map(|at| build_column(&schema.columns[*at].kind, rows.iter().map(|row| &row[*at])));
     let columns = columns.collect::<Result<Vec<_>, _>>()?;
     let shape = Arc::new(schema.arrow().project(&read.columns).map_err(DataFusionError::from)?);
     let batch = RecordBatch::try_new(Arc::clone(&shape), columns).map_err(DataFusionError::from)?;
@@ -104,7 +104,7 @@ fn recognise(query: &Query, catalog: &CatalogState, params: &[serde_json::Value]
     let mut compared = Vec::new();
     comparisons(select.selection.as_ref()?, &mut |column, constant| {
         let at = schema.column(column)?;
-        values[at] = constant_of(constant, schema.columns[at].kind, params)?;
+        values[at] = constant_of(constant, &schema.columns[at].kind, params)?;
         compared.push(at);
         Some(())
     })?;
@@ -172,7 +172,7 @@ fn comparisons(expr: &Expr, visit: &mut dyn FnMut(&str, &Expr) -> Option<()>) ->
 }
 
 /// A constant as a value of a column, if it is of the column's own type.
-fn constant_of(constant: &Expr, kind: ColumnType, params: &[serde_json::Value]) -> Option<Value> {
+fn constant_of(constant: &Expr, kind: &ColumnType, params: &[serde_json::Value]) -> Option<Value> {
     let Expr::Value(value) = constant else { return None };
     let given = match &value.value {
         Literal::Number(digits, false) => serde_json::Value::from(digits.parse::<i64>().ok()?),
@@ -184,7 +184,8 @@ fn constant_of(constant: &Expr, kind: ColumnType, params: &[serde_json::Value]) 
         (ColumnType::SmallInt | ColumnType::Integer | ColumnType::BigInt, serde_json::Value::Number(number)) => {
             number.as_i64().map(Value::Int)
         }
-        (ColumnType::Text, serde_json::Value::String(text)) => Some(Value::Text(text)),
+        (ColumnType::Text | ColumnType::Varchar { .. }, serde_json::Value::String(text)) => Some(Value::Text(text)),
+        (ColumnType::Uuid, serde_json::Value::String(text)) => parse_uuid(&text).map(Value::Uuid),
         _ => None,
     }
 }

@@ -15,6 +15,10 @@ use datafusion::logical_expr::{
     TypeSignature, Volatility,
 };
 
+use crate::sql::cast::Cast;
+use crate::sql::compare::ReadConstants;
+use crate::sql::interval::Order;
+
 /// The name under which a full-text condition reaches the document provider.
 pub const CONTAINS: &str = "contains";
 
@@ -24,6 +28,9 @@ pub const CONTAINS: &str = "contains";
 /// When a name is refused: a bug.
 pub fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
     datafusion_functions_json::register_all(registry)?;
+    registry.register_expr_planner(Arc::new(ReadConstants))?;
+    registry.register_udf(Arc::new(ScalarUDF::new_from_impl(Cast::default())))?;
+    registry.register_udf(Arc::new(ScalarUDF::new_from_impl(Order::default())))?;
     registry.register_udf(Arc::new(ScalarUDF::new_from_impl(TimeBucket::new())))?;
     registry.register_udf(Arc::new(ScalarUDF::new_from_impl(Contains::new())))?;
     registry.register_udaf(Arc::new(AggregateUDF::new_from_impl(AtEnd::new("first"))))?;

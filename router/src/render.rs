@@ -4,8 +4,8 @@
 
 use datafusion::arrow::array::{Array, AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{
-    DataType, Field, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimeUnit, UInt8Type, UInt16Type,
-    UInt32Type, UInt64Type,
+    DataType, Field, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, IntervalMonthDayNanoType, IntervalUnit,
+    Time64MicrosecondType, Time64NanosecondType, TimeUnit, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use rowstore::schema::KIND_METADATA;
@@ -23,10 +23,17 @@ pub fn is_json(field: &Field) -> bool {
 /// A column's type as PostgreSQL names it.
 #[must_use]
 pub fn type_name(field: &Field) -> String {
-    match field.data_type() {
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View if is_json(field) => "json".into(),
-        other => arrow_type_name(other),
+    let named = field.metadata().get(KIND_METADATA);
+    match (field.data_type(), named) {
+        (DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View, Some(kind)) if !kind.ends_with("[]") => kind.clone(),
+        (DataType::List(_), Some(kind)) if kind.ends_with("[]") => kind.clone(),
+        (other, _) => arrow_type_name(other),
     }
+}
+
+/// How many characters a CHAR(n) is shown with: those that it is kept without are blanks.
+fn padded_to(field: &Field) -> Option<usize> {
+    field.metadata().get(KIND_METADATA)?.strip_prefix("character(")?.strip_suffix(')')?.parse().ok()
 }
 
 fn arrow_type_name(kind: &DataType) -> String {
@@ -110,8 +117,48 @@ pub fn json_value(field: &Field, array: &dyn Array, row: usize) -> Value {
         DataType::Binary => bytea(array.as_binary::<i32>().value(row)),
         DataType::LargeBinary => bytea(array.as_binary::<i64>().value(row)),
         DataType::BinaryView => bytea(array.as_binary_view().value(row)),
+        DataType::Time64(TimeUnit::Microsecond) => clock(array.as_primitive::<Time64MicrosecondType>().value(row)).into(),
+        DataType::Time64(TimeUnit::Nanosecond) => clock(array.as_primitive::<Time64NanosecondType>().value(row) / 1_000).into(),
+        DataType::Interval(IntervalUnit::MonthDayNano) => {
+            let span = array.as_primitive::<IntervalMonthDayNanoType>().value(row);
+            interval(span.months, span.days, span.nanoseconds / 1_000).into()
+        }
         _ => formatted(array, row),
     }
+}
+
+/// A time of day as PostgreSQL writes it: the fraction of a second only as far as there is one.
+fn clock(micros: i64) -> String {
+    let (seconds, micros) = (micros.unsigned_abs() / 1_000_000, micros.unsigned_abs() % 1_000_000);
+    let whole = format!("{:02}:{:02}:{:02}", seconds / 3_600, seconds / 60 % 60, seconds % 60);
+    match micros {
+        0 => whole,
+        micros => format!("{whole}.{micros:06}").trim_end_matches('0').to_owned(),
+    }
+}
+
+/// An interval as PostgreSQL writes it: a part that is positive behind a negative one says so.
+fn interval(months: i32, days: i32, micros: i64) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    let mut negative = false;
+    for (value, unit) in [(months / 12, "year"), (months % 12, "mon"), (days, "day")] {
+        if value != 0 {
+            let (plus, plural) = (if negative && value > 0 { "+" } else { "" }, if value == 1 { "" } else { "s" });
+            parts.push(format!("{plus}{value} {unit}{plural}"));
+            negative = value < 0;
+        }
+    }
+    if micros != 0 || parts.is_empty() {
+        let sign = if micros < 0 {
+            "-"
+        } else if negative {
+            "+"
+        } else {
+            ""
+        };
+        parts.push(format!("{sign}{}", clock(micros)));
+    }
+    parts.join(" ")
 }
 
 fn float_text(value: f64) -> &'static str {
@@ -125,9 +172,15 @@ fn float_text(value: f64) -> &'static str {
 }
 
 fn text(field: &Field, text: &str) -> Value {
-    match is_json(field) {
-        true => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
-        false => text.into(),
+    if is_json(field) {
+        return serde_json::from_str(text).unwrap_or_else(|_| text.into());
+    }
+    match padded_to(field) {
+        Some(length) => {
+            let blanks = length.saturating_sub(text.chars().count());
+            (text.to_owned() + &" ".repeat(blanks)).into()
+        }
+        None => text.into(),
     }
 }
 
@@ -177,6 +230,23 @@ mod tests {
             field = field.with_metadata([(KIND_METADATA.to_owned(), "json".to_owned())].into());
         }
         json_value(&field, &array, 0)
+    }
+
+    #[test]
+    fn times_and_intervals_look_as_in_postgresql() {
+        assert_eq!(
+            (clock(0), clock(86_399_999_999), clock(45_240_500_000)),
+            ("00:00:00".into(), "23:59:59.999999".into(), "12:34:00.5".into())
+        );
+        for (months, days, micros, text) in [
+            (0, 0, 0, "00:00:00"),
+            (14, 3, 14_706_000_007, "1 year 2 mons 3 days 04:05:06.000007"),
+            (-1, 3, -1_000_000, "-1 mons +3 days -00:00:01"),
+            (0, -1, 3_600_000_000, "-1 days +01:00:00"),
+            (1, 1, 360_000_000_000, "1 mon 1 day 100:00:00"),
+        ] {
+            assert_eq!(interval(months, days, micros), text);
+        }
     }
 
     #[test]

@@ -14,9 +14,11 @@ use datafusion::execution::config::SessionConfig;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::optimizer::Analyzer;
 
 use crate::error::{Error, Result};
 use crate::functions;
+use crate::sql::compare::ReadConstants;
 use crate::sql::types::PostgresTypes;
 
 /// Rows per batch.
@@ -41,7 +43,10 @@ pub fn base(threads: usize, memory_bytes: usize) -> Result<SessionState> {
     options.execution.collect_statistics = false;
     options.optimizer.enable_leaf_expression_pushdown = false;
     let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(memory_bytes))).build_arc()?;
+    let mut rules = Analyzer::new().rules;
+    rules.insert(0, Arc::new(ReadConstants));
     let mut state = SessionStateBuilder::new_with_default_features()
+        .with_analyzer_rules(rules)
         .with_config(config)
         .with_runtime_env(runtime)
         .with_type_planner(Arc::new(PostgresTypes))

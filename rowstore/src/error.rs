@@ -25,6 +25,9 @@ pub enum Error {
     #[error("primary key column \"{column}\" is null")]
     NullKey { column: String },
 
+    #[error("a table has at most {max} columns, those that were dropped included")]
+    TooManyColumns { max: usize },
+
     #[error(transparent)]
     Log(#[from] logcore::Error),
 
@@ -41,6 +44,7 @@ impl Error {
             Self::CorruptRow { .. } => ErrorKind::Corrupt,
             Self::KeyTooLarge { .. } => ErrorKind::TooLarge,
             Self::NullKey { .. } => ErrorKind::Invalid,
+            Self::TooManyColumns { .. } => ErrorKind::TooLarge,
             Self::Log(error) => error.kind(),
             Self::Arrow(_) => ErrorKind::Internal,
         }

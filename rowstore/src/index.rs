@@ -115,7 +115,7 @@ impl RowTable {
     /// The index with this id, if this table's files have it.
     #[must_use]
     pub fn index(&self, id: u32) -> Option<&Index> {
-        self.schema.indexes.iter().find(|index| index.id == id)
+        self.kept.iter().find(|index| index.id == id)
     }
 
     /// Entries of an index in `from..until`, in order: each with its key and the primary key of its row, as the records below

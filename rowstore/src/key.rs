@@ -34,18 +34,37 @@ pub fn encode_part(out: &mut Vec<u8>, value: &Value) {
     match value {
         Value::Null => {}
         Value::Boolean(value) => out.push(u8::from(*value)),
-        Value::Int(value) | Value::Timestamp(value) => out.extend_from_slice(&turn(*value).to_be_bytes()),
+        Value::Int(value) | Value::Time(value) | Value::Timestamp(value) => out.extend_from_slice(&turn(*value).to_be_bytes()),
         Value::Date(value) => out.extend_from_slice(&turn(i64::from(*value)).to_be_bytes()),
         Value::Real(value) => out.extend_from_slice(&order_float(f64::from(*value)).to_be_bytes()),
         Value::Double(value) => out.extend_from_slice(&order_float(*value).to_be_bytes()),
-        Value::Numeric(value) => out.extend_from_slice(&(value.cast_unsigned() ^ (1 << 127)).to_be_bytes()),
+        Value::Numeric(value) => out.extend_from_slice(&turn_wide(*value).to_be_bytes()),
+        Value::Interval(value) => out.extend_from_slice(&turn_wide(value.comparable()).to_be_bytes()),
+        Value::Uuid(value) => out.extend_from_slice(value),
         Value::Text(value) => put_escaped(out, value.as_bytes()),
         Value::Bytes(value) => put_escaped(out, value),
+        Value::Array(items) => {
+            for item in items {
+                out.push(if matches!(item, Value::Null) { NULL_ITEM } else { ITEM });
+                encode_part(out, item);
+            }
+            out.push(END_OF_ITEMS);
+        }
     }
 }
 
+/// Behind the last element of an array; an element is in front of it. So a shorter array comes before a longer one.
+const END_OF_ITEMS: u8 = 0;
+const ITEM: u8 = 1;
+/// PostgreSQL sorts NULL behind every other element.
+const NULL_ITEM: u8 = 2;
+
 fn turn(value: i64) -> u64 {
     value.cast_unsigned() ^ (1 << 63)
+}
+
+fn turn_wide(value: i128) -> u128 {
+    value.cast_unsigned() ^ (1 << 127)
 }
 
 /// The bits of a float in an order that is the floats' own; both zeros are one, all NaN are one and the largest.

@@ -26,6 +26,7 @@ pub mod mutation;
 pub mod scan;
 pub mod schema;
 pub mod table;
+pub mod types;
 pub mod value;
 
 pub use constraint::{Action, Constraint, Rule};
@@ -33,6 +34,7 @@ pub use error::{Error, Result};
 pub use index::{Index, IndexColumn};
 pub use materializer::{RowChange, RowMaterializer, RowProjection};
 pub use scan::{Overlay, ScanRequest};
-pub use schema::{Column, ColumnType, TableSchema};
+pub use schema::{Column, TableSchema};
 pub use table::{RowOptions, RowTable};
-pub use value::Value;
+pub use types::ColumnType;
+pub use value::{Interval, Value};

@@ -114,7 +114,7 @@ impl RowTable {
     pub fn scan(&self, request: &ScanRequest, emit: &mut dyn FnMut(RecordBatch) -> ControlFlow<()>) -> Result<()> {
         let schema = self.projected(&request.projection);
         let mut columns: Vec<ColumnBuilder> =
-            request.projection.iter().map(|at| ColumnBuilder::new(self.schema.columns[*at].kind)).collect();
+            request.projection.iter().map(|at| ColumnBuilder::new(&self.schema.columns[*at].kind)).collect();
         let wanted = self.wanted(&request.projection);
         let mut rows = 0;
         let mut left = request.limit.unwrap_or(usize::MAX);
@@ -155,9 +155,9 @@ impl RowTable {
         if wanted.is_empty() {
             return Ok(());
         }
-        let mut reader = RowReader::new(row, self.schema.columns.len())?;
-        for (at, targets) in wanted.iter().enumerate() {
-            let value = reader.value(at, self.schema.columns[at].kind)?;
+        let mut reader = RowReader::new(row, &self.schema)?;
+        for targets in wanted {
+            let value = reader.next()?.expect("columns that are wanted are in the schema");
             for target in targets {
                 columns[*target].push(value)?;
             }

@@ -9,6 +9,7 @@ use logcore::Offset;
 use lsm_tree::Cache;
 
 use crate::error::Result;
+use crate::index::Index;
 use crate::key::after_prefix;
 use crate::lsm::{Compactor, ROW_PREFIX, Tree};
 use crate::materializer::{RowMaterializer, RowProjection};
@@ -36,6 +37,8 @@ impl RowOptions {
 pub struct RowTable {
     pub(crate) tree: Tree,
     pub(crate) schema: Arc<TableSchema>,
+    /// The indexes that its files have.
+    pub(crate) kept: Arc<[Index]>,
 }
 
 impl RowTable {
@@ -52,7 +55,14 @@ impl RowTable {
         let tree = Tree::open(&dir.join("rows"), &options.cache, &options.compactor)?;
         let next = tree.checkpoint()?;
         let materializer = RowMaterializer::new(tree.clone(), projection, next, Arc::clone(&schema));
-        Ok((Self { tree, schema }, materializer))
+        let kept = schema.indexes.clone().into();
+        Ok((Self { tree, schema, kept }, materializer))
+    }
+
+    /// The same table, read with another version of its schema: any version reads any row.
+    #[must_use]
+    pub fn with_schema(&self, schema: Arc<TableSchema>) -> Self {
+        Self { tree: self.tree.clone(), schema, kept: Arc::clone(&self.kept) }
     }
 
     /// Columns and primary key.

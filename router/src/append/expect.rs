@@ -141,7 +141,7 @@ impl Database {
     ) -> Result<Offset> {
         let number = log.id().partition.value() as usize;
         view.visible_to(number, known_to, request.deadline).await.map_err(|error| match error {
-            logcore::Error::ViewStopped { reason } => key_view::stopped(&view.name, &reason),
+            logcore::Error::ViewStopped { reason } => key_view::stopped(&view.name(), &reason),
             other => other.into(),
         })?;
         // The generation is held while it is read: a rebuild must not take its files away.

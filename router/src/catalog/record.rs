@@ -4,7 +4,7 @@
 //! `docs/format.md`, "Catalog records". Records are only ever added to; an unknown `type` stops the catalog with an error
 //! rather than being passed over, since it was written by a newer release.
 
-use rowstore::Index;
+use rowstore::{Index, TableSchema};
 use serde::{Deserialize, Serialize};
 
 use super::options::StreamOptions;
@@ -48,6 +48,20 @@ pub enum CatalogRecord {
         id: u32,
         /// The index's id.
         index: u32,
+    },
+    /// It has another name from here on.
+    TableRenamed {
+        /// Its id.
+        id: u32,
+        /// The new name.
+        name: String,
+    },
+    /// A row table has these columns from here on; its rows stay as they are.
+    ColumnsAltered {
+        /// The table's id.
+        id: u32,
+        /// All of its columns.
+        schema: TableSchema,
     },
     /// A new generation of a table's view is being built.
     RebuildStarted {

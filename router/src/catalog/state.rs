@@ -188,6 +188,12 @@ impl CatalogState {
                     schema.indexes.retain(|other| other.id != index);
                 }
             }),
+            CatalogRecord::TableRenamed { id, name } => self.change(id, |def| def.name = name),
+            CatalogRecord::ColumnsAltered { id, schema } => self.change(id, |def| {
+                if let TableKind::Row(columns) = &mut def.kind {
+                    *columns = schema;
+                }
+            }),
             CatalogRecord::RebuildStarted { id, generation } => self.change(id, |def| {
                 def.building = Some(generation);
                 def.newest = def.newest.max(generation);
@@ -242,6 +248,12 @@ impl CatalogState {
     #[must_use]
     pub fn stream_by_id(&self, id: StreamId) -> Option<&Arc<StreamDef>> {
         self.streams.get(&id.value())
+    }
+
+    /// A table by id.
+    #[must_use]
+    pub fn table_by_id(&self, id: u32) -> Option<&Arc<TableDef>> {
+        self.tables.get(&id)
     }
 
     /// A stream by name, if there is one.

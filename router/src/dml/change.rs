@@ -4,14 +4,15 @@ use std::collections::HashSet;
 
 use datafusion::arrow::array::{ArrayRef, RecordBatch};
 use datafusion::sql::sqlparser::ast::{Delete, Expr, FromTable, Ident, TableFactor, TableWithJoins, Update, UpdateTableFromKind};
-use rowstore::Value;
+use rowstore::{Column, Value};
 
 use super::constraints::{Writer, refuse_null_key};
 use super::insert::set;
 use super::target::{Change, Target};
-use super::{ROWS_BYTES_MAX, assign, not_yet, select_from};
+use super::{ROWS_BYTES_MAX, not_yet, select_from};
 use crate::error::{Error, Result};
 use crate::query::{self, Context};
+use crate::sql::assign::assign;
 
 /// The table that UPDATE or DELETE names, and what it is called in the statement.
 ///
@@ -45,8 +46,10 @@ fn stored_columns(target: &Target, alias: Option<&Ident>) -> Vec<Expr> {
     target.schema.columns.iter().map(|stored| column(&stored.name)).collect()
 }
 
-fn values_at(columns: &[ArrayRef], row: usize) -> Vec<Value> {
-    columns.iter().map(|array| Value::from_array(array, row)).collect()
+/// A row of arrays that hold the table's columns in their order.
+pub fn values_at(target: &Target, columns: &[ArrayRef], row: usize) -> Vec<Value> {
+    let value = |(array, column): (&ArrayRef, &Column)| Value::from_array(array, row, &column.kind);
+    columns.iter().zip(&target.schema.columns).map(value).collect()
 }
 
 /// Computes the changes of an UPDATE.
@@ -74,10 +77,10 @@ pub async fn updates(writer: &Writer, target: &Target, update: &Update, context:
         let new = batch.columns()[columns..].iter().enumerate();
         let new = new.map(|(at, array)| assign(array, &target.schema, at)).collect::<Result<Vec<_>>>()?;
         for row in 0..batch.num_rows() {
-            let old = target.row(values_at(&batch.columns()[..columns], row))?;
+            let old = target.row(values_at(target, &batch.columns()[..columns], row))?;
             // A row that FROM joins several times is changed once.
             if seen.insert(old.key.clone()) {
-                let values = values_at(&new, row);
+                let values = values_at(target, &new, row);
                 refuse_null_key(target, &values)?;
                 changes.push(Change { old: Some(old), new: Some(target.row(values)?) });
             }
@@ -103,7 +106,7 @@ pub async fn deletes(writer: &Writer, target: &Target, delete: &Delete, context:
     let (mut changes, mut seen) = (Vec::new(), HashSet::new());
     for batch in &batches {
         for row in 0..batch.num_rows() {
-            let old = target.row(values_at(batch.columns(), row))?;
+            let old = target.row(values_at(target, batch.columns(), row))?;
             if seen.insert(old.key.clone()) {
                 changes.push(Change { old: Some(old), new: None });
             }

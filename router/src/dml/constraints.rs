@@ -306,7 +306,7 @@ pub fn refuse_null_key(target: &Target, values: &[Value]) -> Result<()> {
 /// When a value is not of its column's type: a bug.
 pub fn batch_of(schema: &TableSchema, rows: &[&Row]) -> Result<RecordBatch> {
     let columns = schema.columns.iter().enumerate();
-    let columns = columns.map(|(at, column)| build_column(column.kind, rows.iter().map(|row| &row.values[at])));
+    let columns = columns.map(|(at, column)| build_column(&column.kind, rows.iter().map(|row| &row.values[at])));
     let columns = columns.collect::<Result<Vec<_>, _>>()?;
     // Rows are judged here: their shape must not refuse a NULL first.
     let fields = schema.arrow().fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect::<Vec<_>>();

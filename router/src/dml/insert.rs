@@ -14,12 +14,14 @@ use datafusion::sql::sqlparser::ast::{
 use logcore::ErrorKind;
 use rowstore::{Index, Value};
 
+use super::change::values_at;
 use super::constraints::{Writer, batch_of};
 use super::target::{Change, Row, Target};
-use super::{ROWS_BYTES_MAX, assign, defaults, effective_default, factor, not_yet, select_from};
+use super::{ROWS_BYTES_MAX, defaults, effective_default, factor, not_yet, select_from};
 use crate::append::blocking;
 use crate::error::{Error, Result, sqlstate};
 use crate::query::{self, Context};
+use crate::sql::assign::assign;
 use crate::sql::ddl::name_of;
 
 /// The column that numbers the rows of an ON CONFLICT DO UPDATE.
@@ -95,7 +97,7 @@ async fn given_rows(writer: &Writer, target: &Arc<Target>, insert: &Insert, cont
         for row in 0..batch.num_rows() {
             let mut values = defaults.clone();
             for (at, array) in columns.iter().zip(&arrays) {
-                values[*at] = Value::from_array(array, row);
+                values[*at] = Value::from_array(array, row, &target.schema.columns[*at].kind);
             }
             // A NULL in the key is refused like one in any column that must not be NULL.
             super::constraints::refuse_null_key(target, &values)?;
@@ -228,7 +230,7 @@ async fn updates(
         let arrays = batch.columns()[..columns].iter().enumerate();
         let arrays = arrays.map(|(at, array)| assign(array, &target.schema, at)).collect::<Result<Vec<ArrayRef>>>()?;
         for row in 0..batch.num_rows() {
-            let values: Vec<Value> = arrays.iter().map(|array| Value::from_array(array, row)).collect();
+            let values = values_at(target, &arrays, row);
             super::constraints::refuse_null_key(target, &values)?;
             let numbers = batch.column(columns).as_any().downcast_ref::<UInt64Array>();
             let number = numbers.map(|numbers| numbers.value(row)).ok_or_else(|| Error::internal("rows are numbered"))?;

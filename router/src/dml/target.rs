@@ -192,7 +192,7 @@ impl Rows<'_> {
         let own = self.transaction.view(def.id).and_then(|own| own.get(key).cloned()).flatten();
         let gone = own.map(|row| self.decode(key, &row).and_then(|row| of(&row))).transpose()?.unwrap_or_default();
         let entries = new.map(of).transpose()?.unwrap_or_default();
-        let encoded = new.map(|row| encode_row(&row.values));
+        let encoded = new.map(|row| encode_row(&row.values, schema));
         self.transaction.put((def.id, schema), key, encoded, (gone, entries))
     }
 }

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, Operator, TableProviderFilterPushDown};
 use logcore::Offset;
 use rowstore::index::encode_indexed;
 use rowstore::key::{after_prefix, encode_part};
-use rowstore::{Column, Index, IndexColumn, Overlay, RowTable, ScanRequest, TableSchema, Value};
+use rowstore::value::uuid_text;
+use rowstore::{Column, ColumnType, Index, IndexColumn, Overlay, RowTable, ScanRequest, TableSchema, Value};
 
 use super::filter::comparison;
 use super::scan::{Bounds, Scan, Source};
@@ -67,6 +69,22 @@ struct Path {
     pushed: Vec<String>,
 }
 
+/// Whether DataFusion compares values of a type as their keys compare. It takes intervals part by part, and NULL in an array for
+/// the smallest.
+fn compares_as_keys(kind: &ColumnType) -> bool {
+    !matches!(kind, ColumnType::Interval | ColumnType::Array(_))
+}
+
+/// A constant as a value of a key column; `None` where it is none: what is compared with a UUID is text, and may be any.
+fn key_value(kind: &ColumnType, constant: &ScalarValue) -> Option<Value> {
+    let value = Value::from_array(constant.to_array().ok()?.as_ref(), 0, kind);
+    match &value {
+        Value::Null => None,
+        Value::Uuid(uuid) => (constant.try_as_str()?? == uuid_text(uuid)).then_some(value),
+        _ => Some(value),
+    }
+}
+
 /// A column of a key or index, and how its values are encoded there.
 struct Part<'a> {
     column: &'a Column,
@@ -78,14 +96,15 @@ struct Part<'a> {
 fn range(parts: &[Part<'_>], mut prefix: Vec<u8>, filters: &[Expr]) -> Path {
     let mut path = Path::default();
     for part in parts {
+        let kind = &part.column.kind;
         let conditions: Vec<(Operator, Vec<u8>, &Expr)> = filters
             .iter()
             .filter_map(|filter| {
                 let found = comparison(filter).filter(|found| found.column == part.column.name)?;
-                if found.value.data_type() != part.column.kind.arrow() {
+                if found.value.data_type() != kind.arrow() || !compares_as_keys(kind) {
                     return None;
                 }
-                let value = Value::from_array(found.value.to_array().ok()?.as_ref(), 0);
+                let value = key_value(kind, found.value)?;
                 let operator = match (part.descending, found.operator) {
                     (true, Operator::Lt) => Operator::Gt,
                     (true, Operator::LtEq) => Operator::GtEq,

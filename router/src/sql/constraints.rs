@@ -78,7 +78,7 @@ impl Definition {
             if definition.schema.column(&name).is_some() {
                 return Err(Error::invalid(format!("column \"{name}\" is defined twice")));
             }
-            let mut kept = Column { name: name.clone(), kind: column_type(&column.data_type)?, not_null: false, default: None };
+            let mut kept = Column::new(name.clone(), column_type(&column.data_type)?);
             for option in column.options {
                 match option.option {
                     ColumnOption::Null => {}
@@ -87,7 +87,7 @@ impl Definition {
                     other => later.push((name.clone(), other, option.name)),
                 }
             }
-            definition.schema.columns.push(kept);
+            definition.schema.define(kept);
         }
         for (column, option, name) in later {
             definition.column_option(&column, option, name)?;

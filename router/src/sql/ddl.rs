@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use datafusion::sql::sqlparser::ast::{ObjectName, Statement};
+use datafusion::sql::sqlparser::ast::{AlterTableOperation, ObjectName, Statement};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::Token;
@@ -43,6 +43,8 @@ pub enum Ddl {
     },
     /// `CREATE TABLE ...`
     CreateTable(CreateTable),
+    /// `ALTER TABLE name operation, ...`
+    AlterTable(AlterTable),
     /// `DROP TABLE name`
     DropTable {
         /// Its name.
@@ -116,6 +118,17 @@ pub struct CreateTable {
     pub stream: Option<String>,
     /// The projection's text.
     pub select: Option<String>,
+}
+
+/// `ALTER TABLE [IF EXISTS] name operation, ...`
+#[derive(Clone, Debug)]
+pub struct AlterTable {
+    /// As it was written.
+    pub name: ObjectName,
+    /// Whether a missing one is fine.
+    pub if_exists: bool,
+    /// In their order.
+    pub operations: Vec<AlterTableOperation>,
 }
 
 /// `WITH (name = value, ...)`
@@ -211,6 +224,14 @@ pub fn parse(parser: &mut Parser<'_>) -> Result<Option<Ddl>> {
         return Err(Error::unsupported("VERIFY VIEW is not supported yet"));
     } else if first("alter") && second("stream") {
         alter_stream(parser)?
+    } else if first("alter") && second("table") {
+        match parser.parse_statement().map_err(parse_error)? {
+            Statement::AlterTable(statement) => {
+                let datafusion::sql::sqlparser::ast::AlterTable { name, if_exists, operations, .. } = statement;
+                Ddl::AlterTable(AlterTable { name, if_exists, operations })
+            }
+            other => return Err(Error::unsupported(format!("{other} is not supported yet"))),
+        }
     } else if first("create") && second("stream") {
         create_stream(parser).map_err(parse_error)?
     } else if first("drop") && second("stream") {

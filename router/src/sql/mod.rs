@@ -1,11 +1,16 @@
 //! From SQL text to something that can be carried out.
 //!
 //! [`parse`] splits the text and recognises our own statements ([`ddl`]) on sqlparser's tokenizer; everything else is
-//! PostgreSQL's and stays sqlparser's tree. [`rewrite`] resolves names, past reads and `score()` before DataFusion plans it.
+//! PostgreSQL's and stays sqlparser's tree. [`assign`] casts what is written to a column. [`rewrite`] resolves names, past reads and `score()` before DataFusion plans it.
 
+pub mod assign;
+pub mod cast;
+pub mod compare;
 pub mod constraints;
 pub mod ddl;
 pub mod dialect;
+pub mod input;
+pub mod interval;
 pub mod parse;
 pub mod rewrite;
 pub mod types;

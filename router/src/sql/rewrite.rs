@@ -11,6 +11,7 @@ use datafusion::sql::sqlparser::ast::{
     TableFactor, TableVersion, Value, VisitMut, VisitorMut,
 };
 
+use super::cast;
 use super::ddl::name_of;
 use super::parse::{AS_OF_OFFSET, AS_OF_POSITION};
 use crate::catalog::CatalogState;
@@ -109,15 +110,16 @@ impl VisitorMut for Rewriter<'_> {
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
         for item in &mut select.projection {
             if let SelectItem::UnnamedExpr(expr) = item
-                && is_call(expr, "score")
+                && let Some(alias) = if is_call(expr, "score") { Some("score".into()) } else { cast::name(expr) }
             {
-                *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: Ident::new("score") };
+                *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: Ident::with_quote('"', alias) };
             }
         }
         ControlFlow::Continue(())
     }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
+        cast::rewrite(expr);
         if is_call(expr, "score") {
             self.uses.score = true;
             *expr = Expr::Identifier(Ident::new(SCORE_COLUMN));

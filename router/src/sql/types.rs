@@ -3,7 +3,7 @@
 use datafusion::arrow::datatypes::FieldRef;
 use datafusion::common::datatype::DataTypeExt;
 use datafusion::logical_expr::planner::TypePlanner;
-use datafusion::sql::sqlparser::ast::{DataType, ExactNumberInfo, TimezoneInfo};
+use datafusion::sql::sqlparser::ast::{ArrayElemTypeDef, CharacterLength, DataType, ExactNumberInfo, TimezoneInfo};
 use rowstore::ColumnType;
 
 use crate::error::{Error, Result};
@@ -21,24 +21,60 @@ pub fn column_type(sql: &DataType) -> Result<ColumnType> {
         DataType::Real | DataType::Float4 => ColumnType::Real,
         DataType::Float8 | DataType::DoublePrecision | DataType::Double(_) | DataType::Float(_) => ColumnType::Double,
         DataType::Numeric(info) | DataType::Decimal(info) | DataType::Dec(info) => numeric(info)?,
-        DataType::Text | DataType::Varchar(None) | DataType::CharacterVarying(None) => ColumnType::Text,
+        DataType::Text | DataType::Varchar(None) | DataType::CharacterVarying(None) | DataType::CharVarying(None) => {
+            ColumnType::Text
+        }
+        DataType::Varchar(Some(length)) | DataType::CharacterVarying(Some(length)) | DataType::CharVarying(Some(length)) => {
+            ColumnType::Varchar { length: characters(length)? }
+        }
+        DataType::Char(length) | DataType::Character(length) => {
+            ColumnType::Char { length: length.as_ref().map_or(Ok(1), characters)? }
+        }
         DataType::Bytea => ColumnType::Bytea,
         DataType::Date => ColumnType::Date,
         DataType::Timestamp(_, TimezoneInfo::WithTimeZone | TimezoneInfo::Tz) => ColumnType::TimestampTz,
         DataType::Timestamp(..) => ColumnType::Timestamp,
+        DataType::Time(_, TimezoneInfo::None | TimezoneInfo::WithoutTimeZone) => ColumnType::Time,
+        DataType::Interval { .. } => ColumnType::Interval,
+        DataType::Uuid => ColumnType::Uuid,
         DataType::JSON | DataType::JSONB => ColumnType::Json,
+        DataType::Array(ArrayElemTypeDef::SquareBracket(element, _) | ArrayElemTypeDef::AngleBracket(element)) => {
+            match column_type(element)? {
+                ColumnType::Array(_) => {
+                    return Err(Error::unsupported("arrays of more than one dimension are not supported yet"));
+                }
+                element => ColumnType::Array(Box::new(element)),
+            }
+        }
         other => {
             return Err(Error::unsupported(format!("columns of type {other} are not supported yet")).hint(
-                "use BOOLEAN, SMALLINT, INTEGER, BIGINT, REAL, DOUBLE PRECISION, NUMERIC(p,s), TEXT, BYTEA, DATE, TIMESTAMP, \
-                 TIMESTAMPTZ or JSON",
+                "use BOOLEAN, SMALLINT, INTEGER, BIGINT, REAL, DOUBLE PRECISION, NUMERIC(p,s), TEXT, VARCHAR(n), CHAR(n), BYTEA, \
+                 DATE, TIME, TIMESTAMP, TIMESTAMPTZ, INTERVAL, UUID, JSON, or an array of one of them, such as TEXT[]",
             ));
         }
     })
 }
 
+/// PostgreSQL's bound of n in VARCHAR(n).
+const CHARACTERS_MAX: u64 = 10_485_760;
+
+fn characters(length: &CharacterLength) -> Result<u32> {
+    let bad =
+        || Error::invalid(format!("a length of {length} is out of range")).hint(format!("1 to {CHARACTERS_MAX} characters"));
+    match length {
+        CharacterLength::IntegerLength { length, .. } if (1..=CHARACTERS_MAX).contains(length) => {
+            u32::try_from(*length).map_err(|_| bad())
+        }
+        _ => Err(bad()),
+    }
+}
+
+/// What NUMERIC without precision is: as many digits as fit into 128 bits, ten of them behind the point.
+const WIDEST: (u64, i64) = (38, 10);
+
 fn numeric(info: &ExactNumberInfo) -> Result<ColumnType> {
     let (precision, scale) = match info {
-        ExactNumberInfo::None => (38, 10),
+        ExactNumberInfo::None => WIDEST,
         ExactNumberInfo::Precision(precision) => (*precision, 0),
         ExactNumberInfo::PrecisionAndScale(precision, scale) => (*precision, *scale),
     };
@@ -59,9 +95,6 @@ impl TypePlanner for PostgresTypes {
     fn plan_type_field(&self, sql: &DataType) -> datafusion::common::Result<Option<FieldRef>> {
         Ok(match sql {
             DataType::Int(_) | DataType::Integer(_) | DataType::BigInt(_) | DataType::SmallInt(_) => None,
-            DataType::Varchar(_) | DataType::CharacterVarying(_) | DataType::Uuid => {
-                Some(ColumnType::Text.arrow().into_nullable_field_ref())
-            }
             // DataFusion would take the letters of '\\x00ff' for the bytes.
             DataType::Bytea => return datafusion::common::not_impl_err!("casts to BYTEA are not supported yet"),
             other => column_type(other).ok().map(|kind| kind.arrow().into_nullable_field_ref()),

@@ -10,6 +10,8 @@ use datafusion::arrow::datatypes::Date32Type;
 use rowstore::{ColumnType, Value};
 use serde_json::value::RawValue;
 
+use crate::sql::input::{self, Conversion};
+
 /// Whole numbers below this are seconds since 1970, from it on milliseconds: it is the year 5138 in seconds and 1973 in
 /// milliseconds.
 const SECONDS_BELOW: i64 = 100_000_000_000;
@@ -34,9 +36,15 @@ pub fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
 ///
 /// # Errors
 /// In words: what the value is and what it should be.
-pub fn convert(raw: &RawValue, kind: ColumnType) -> Result<Value, String> {
-    if kind == ColumnType::Json {
+pub fn convert(raw: &RawValue, kind: &ColumnType) -> Result<Value, String> {
+    if *kind == ColumnType::Json {
         return Ok(if raw.get() == "null" { Value::Null } else { Value::Text(raw.get().to_owned()) });
+    }
+    if let ColumnType::Array(element) = kind
+        && raw.get().starts_with('[')
+    {
+        let items: Vec<&RawValue> = serde_json::from_str(raw.get()).map_err(|error| error.to_string())?;
+        return items.into_iter().map(|item| convert(item, element)).collect::<Result<_, _>>().map(Value::Array);
     }
     let Some(text) = text(raw) else { return Ok(Value::Null) };
     let wrong = || format!("{} is not a {}", shorten(raw.get()), name(kind));
@@ -56,10 +64,18 @@ pub fn convert(raw: &RawValue, kind: ColumnType) -> Result<Value, String> {
         ColumnType::BigInt => integer().map(Value::Int),
         ColumnType::Real => text.trim().parse().map(Value::Real).map_err(|_| wrong()),
         ColumnType::Double => text.trim().parse().map(Value::Double).map_err(|_| wrong()),
-        ColumnType::Numeric { precision, scale } => decimal(text.trim(), precision, scale).map(Value::Numeric).ok_or_else(wrong),
+        ColumnType::Numeric { precision, scale } => {
+            decimal(text.trim(), *precision, *scale).map(Value::Numeric).ok_or_else(wrong)
+        }
         ColumnType::Bytea => bytes(&text).map(Value::Bytes).ok_or_else(wrong),
         ColumnType::Date => Date32Type::parse(&text).map(Value::Date).ok_or_else(wrong),
         ColumnType::Timestamp | ColumnType::TimestampTz => timestamp(raw, &text).map(Value::Timestamp).ok_or_else(wrong),
+        ColumnType::Varchar { .. }
+        | ColumnType::Char { .. }
+        | ColumnType::Time
+        | ColumnType::Interval
+        | ColumnType::Uuid
+        | ColumnType::Array(_) => input::parse(&text, kind, Conversion::Assignment).map_err(|error| error.message().to_owned()),
     }
 }
 
@@ -70,21 +86,10 @@ fn shorten(raw: &str) -> String {
     }
 }
 
-fn name(kind: ColumnType) -> String {
+fn name(kind: &ColumnType) -> String {
     match kind {
-        ColumnType::Boolean => "boolean".into(),
-        ColumnType::SmallInt => "smallint".into(),
-        ColumnType::Integer => "integer".into(),
-        ColumnType::BigInt => "bigint".into(),
-        ColumnType::Real => "real".into(),
-        ColumnType::Double => "double precision".into(),
-        ColumnType::Numeric { precision, scale } => format!("numeric({precision},{scale})"),
-        ColumnType::Text => "text".into(),
         ColumnType::Bytea => "bytea (write \\x and hexadecimal)".into(),
-        ColumnType::Date => "date".into(),
-        ColumnType::Timestamp => "timestamp".into(),
-        ColumnType::TimestampTz => "timestamptz".into(),
-        ColumnType::Json => "json".into(),
+        other => other.to_string(),
     }
 }
 
@@ -153,26 +158,30 @@ mod tests {
     use super::*;
 
     fn to(raw: &str, kind: ColumnType) -> Result<Value, String> {
-        convert(&RawValue::from_string(raw.to_owned()).unwrap(), kind)
+        convert(&RawValue::from_string(raw.to_owned()).unwrap(), &kind)
     }
 
     #[test]
     fn values_are_cast_as_from_text() {
-        let numeric = ColumnType::Numeric { precision: 5, scale: 2 };
+        let numeric = || ColumnType::Numeric { precision: 5, scale: 2 };
+        let list = || ColumnType::Array(Box::new(ColumnType::Integer));
         for (raw, kind, expected) in [
             ("\"a\\nb\"", ColumnType::Text, Value::Text("a\nb".into())),
             ("12", ColumnType::Text, Value::Text("12".into())),
             ("null", ColumnType::BigInt, Value::Null),
             ("\"12\"", ColumnType::BigInt, Value::Int(12)),
-            ("1.235", numeric, Value::Numeric(124)),
-            ("-1e2", numeric, Value::Numeric(-10_000)),
-            ("0.001", numeric, Value::Numeric(0)),
+            ("1.235", numeric(), Value::Numeric(124)),
+            ("-1e2", numeric(), Value::Numeric(-10_000)),
+            ("0.001", numeric(), Value::Numeric(0)),
             ("1537727414", ColumnType::TimestampTz, Value::Timestamp(1_537_727_414_000_000)),
             ("1537727414123", ColumnType::TimestampTz, Value::Timestamp(1_537_727_414_123_000)),
             ("1.5", ColumnType::TimestampTz, Value::Timestamp(1_500_000)),
             ("\"2018-09-23T18:30:14+02:00\"", ColumnType::TimestampTz, Value::Timestamp(1_537_720_214_000_000)),
             ("\"1970-01-02\"", ColumnType::Date, Value::Date(1)),
             ("\"\\\\x00ff\"", ColumnType::Bytea, Value::Bytes(vec![0, 255])),
+            ("[1, \"2\", null]", list(), Value::Array(vec![Value::Int(1), Value::Int(2), Value::Null])),
+            ("\"{3}\"", list(), Value::Array(vec![Value::Int(3)])),
+            ("\"08:30\"", ColumnType::Time, Value::Time(30_600_000_000)),
             ("{\"a\": [1]}", ColumnType::Json, Value::Text("{\"a\": [1]}".into())),
         ] {
             assert_eq!(to(raw, kind), Ok(expected), "{raw}");
@@ -181,10 +190,14 @@ mod tests {
             ("1.5", ColumnType::BigInt),
             ("40000", ColumnType::SmallInt),
             ("\"x\"", ColumnType::Double),
-            ("1000", numeric),
-            ("\"1e\"", numeric),
+            ("1000", numeric()),
+            ("\"1e\"", numeric()),
             ("\"soon\"", ColumnType::TimestampTz),
             ("[]", ColumnType::Boolean),
+            ("[[1]]", list()),
+            ("[3000000000]", list()),
+            ("\"abc\"", ColumnType::Varchar { length: 2 }),
+            ("5", ColumnType::Uuid),
         ] {
             assert!(to(raw, kind).is_err(), "{raw}");
         }

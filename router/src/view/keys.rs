@@ -34,12 +34,8 @@ pub fn definition(id: u32, stream: &StreamDef) -> TableDef {
 }
 
 fn schema() -> TableSchema {
-    let column = |name: &str, kind: ColumnType| Column { name: name.into(), kind, not_null: true, default: None };
-    TableSchema {
-        columns: vec![column("key", ColumnType::Bytea), column("last_offset", ColumnType::BigInt)],
-        primary_key: vec![0],
-        ..TableSchema::default()
-    }
+    let column = |name: &str, kind| Column::new(name, kind).not_null();
+    TableSchema::new(vec![column("key", ColumnType::Bytea), column("last_offset", ColumnType::BigInt)], vec![0])
 }
 
 fn encoded(key: &[u8]) -> Vec<u8> {
@@ -61,14 +57,22 @@ pub fn last_offset(rows: &RowTable, key: &[u8], cut: Offset) -> Result<Option<Of
 }
 
 /// Takes keys and offsets out of records.
-pub struct KeyProjection;
+pub struct KeyProjection {
+    schema: TableSchema,
+}
+
+impl Default for KeyProjection {
+    fn default() -> Self {
+        Self { schema: schema() }
+    }
+}
 
 impl Projection<Vec<RowChange>> for KeyProjection {
     fn project(&mut self, batch: &Batch, from: Offset, rejects: &mut Rejects) -> Result<Vec<RowChange>, ViewError> {
         let keyed = records_from(batch, from, rejects).into_iter().filter_map(|record| {
             let key = record.key.filter(|key| key.len() <= KEY_BYTES_MAX)?;
             let last = i64::try_from(record.offset.value()).ok()?;
-            let row = encode_row(&[Value::Bytes(key.to_vec()), Value::Int(last)]);
+            let row = encode_row(&[Value::Bytes(key.to_vec()), Value::Int(last)], &self.schema);
             Some(RowChange { offset: record.offset, key: encoded(key), value: Some(row) })
         });
         Ok(keyed.collect())

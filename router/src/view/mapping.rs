@@ -43,7 +43,7 @@ impl FieldMapping {
         let column = |(at, raw): (usize, Option<&RawValue>)| {
             let column = &self.schema.columns[at];
             let value = match raw {
-                Some(raw) => json::convert(raw, column.kind).map_err(|why| format!("column \"{}\": {why}", column.name))?,
+                Some(raw) => json::convert(raw, &column.kind).map_err(|why| format!("column \"{}\": {why}", column.name))?,
                 None => Value::Null,
             };
             match value == Value::Null && self.schema.refuses_null(at) {
@@ -114,7 +114,7 @@ fn tombstone_key(schema: &TableSchema, record: &Record<'_>) -> Result<Vec<u8>, S
     let text = std::str::from_utf8(key).map_err(|_| "the record's key is not text")?;
     let raw = serde_json::value::to_raw_value(text).map_err(|error| error.to_string())?;
     let mut out = Vec::new();
-    encode_part(&mut out, &json::convert(&raw, schema.columns[*column].kind)?);
+    encode_part(&mut out, &json::convert(&raw, &schema.columns[*column].kind)?);
     Ok(out)
 }
 
@@ -126,7 +126,7 @@ impl Projection<Vec<RowChange>> for FieldMapping {
                 None => tombstone_key(&self.schema, &record).map(|key| (key, None)),
                 Some(value) => self.row(value).and_then(|row| {
                     let key = encode_key(&row, &self.schema).map_err(|error| error.to_string())?;
-                    Ok((key, Some(encode_row(&row))))
+                    Ok((key, Some(encode_row(&row, &self.schema))))
                 }),
             };
             match change {
@@ -150,7 +150,7 @@ impl Projection<Points> for FieldMapping {
                 Err(why) => rejects.push(record.offset, why),
             }
         }
-        let column = |at: usize| build_column(self.schema.columns[at].kind, rows.iter().map(|row| &row[at]));
+        let column = |at: usize| build_column(&self.schema.columns[at].kind, rows.iter().map(|row| &row[at]));
         let columns = (0..self.schema.columns.len()).map(column).collect::<Result<Vec<_>, _>>()?;
         Ok(Points { offsets, columns: RecordBatch::try_new(self.schema.arrow(), columns)? })
     }

@@ -15,7 +15,7 @@ use logcore::materialize::TaskOptions;
 use super::running::{Generation, View};
 use crate::catalog::CatalogRecord;
 use crate::database::Database;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Waiting for the new generation goes on for ever, in steps of this.
 const STEP: Duration = Duration::from_secs(60);
@@ -28,17 +28,18 @@ const LOCKED_MAX: Duration = Duration::from_secs(5);
 /// When its files can't be opened.
 pub async fn begin(database: &Database, view: Arc<View>, number: u64) -> Result<()> {
     let catalog = database.catalog();
-    let table = Arc::clone(catalog.table(&view.name)?);
+    let dropped = || Error::internal(format!("the table of view \"{}\" is in the catalog", view.name()));
+    let table = Arc::clone(catalog.table_by_id(view.id).ok_or_else(dropped)?);
     let options = TaskOptions { records_per_second_max: database.options().rebuild_records_per_second_max };
     let generation = Arc::new(database.views().open_generation(&table, &view.stream, number, options).await?);
     view.set_building(Some(Arc::clone(&generation)));
     let background = database.clone();
     database.spawn(async move {
         if let Err(error) = finish(&background, &view, &generation).await {
-            tracing::error!(view = view.name, generation = number, %error, "the rebuild stopped; the old generation goes on serving");
+            tracing::error!(view = &*view.name(), generation = number, %error, "the rebuild stopped; the old generation goes on serving");
             view.set_building(None);
             if let Err(error) = background.views().retire(view.id, generation).await {
-                tracing::warn!(view = view.name, %error, "files of a failed rebuild stay until the next start");
+                tracing::warn!(view = &*view.name(), %error, "files of a failed rebuild stay until the next start");
             }
         }
     });
@@ -50,7 +51,7 @@ async fn finish(database: &Database, view: &Arc<View>, generation: &Arc<Generati
         catch_up(view, generation, None).await?;
         let ddl = database.ddl_lock().await;
         // The last step under the lock: nothing is created or dropped meanwhile, but records still come in.
-        let dropped = database.catalog().find_table(&view.name).is_none_or(|table| table.id != view.id);
+        let dropped = database.catalog().table_by_id(view.id).is_none();
         if dropped {
             return Ok(());
         }

@@ -66,15 +66,25 @@ pub struct Generation {
 pub struct View {
     /// The table's id.
     pub id: u32,
-    /// The table's name.
-    pub name: String,
     /// The stream it reads.
     pub stream: Arc<StreamDef>,
+    name: RwLock<Arc<str>>,
     serving: RwLock<Arc<Generation>>,
     building: RwLock<Option<Arc<Generation>>>,
 }
 
 impl View {
+    /// The table's name.
+    #[must_use]
+    pub fn name(&self) -> Arc<str> {
+        Arc::clone(&self.name.read().expect("no code panics inside"))
+    }
+
+    /// Gives it the table's new name; what the driver says of its task has the old one until the next start.
+    pub fn rename(&self, name: &str) {
+        *self.name.write().expect("no code panics inside") = name.into();
+    }
+
     /// The generation that serves.
     #[must_use]
     pub fn serving(&self) -> Arc<Generation> {
@@ -173,8 +183,8 @@ impl Views {
         let generation = self.open_generation(table, stream, table.generation, TaskOptions::default()).await?;
         let view = Arc::new(View {
             id: table.id,
-            name: table.name.clone(),
             stream: Arc::clone(stream),
+            name: RwLock::new(table.name.as_str().into()),
             serving: RwLock::new(Arc::new(generation)),
             building: RwLock::new(None),
         });
@@ -352,7 +362,7 @@ fn row_projection(
 ) -> Box<dyn Projection<Vec<RowChange>>> {
     match (&table.source, select) {
         (Source::Own, _) => Box::new(MutationProjection { table: table.id }),
-        (Source::Keys { .. }, _) => Box::new(KeyProjection),
+        (Source::Keys { .. }, _) => Box::<KeyProjection>::default(),
         (Source::Stream { .. }, Some(select)) => Box::new(select),
         (Source::Stream { .. }, None) => Box::new(FieldMapping::new(Arc::clone(schema))),
     }

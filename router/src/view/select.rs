@@ -21,7 +21,7 @@ use logcore::materialize::{Projection, Rejects, ViewError};
 use logcore::{Batch, Offset, Record};
 use rowstore::key::encode_key;
 use rowstore::value::encode_row;
-use rowstore::{RowChange, TableSchema, Value};
+use rowstore::{Column, ColumnType, RowChange, TableSchema, Value};
 use tsstore::Points;
 
 use super::mapping::records_from;
@@ -30,6 +30,8 @@ use crate::provider::scan::SourceTable;
 use crate::provider::stream::{STREAM_SCHEMA, StreamProvider, records_batch};
 use crate::render;
 use crate::session;
+use crate::sql::assign::convert;
+use crate::sql::input::Conversion;
 use crate::sql::parse::{Statement, parse};
 
 /// A planned projection.
@@ -151,15 +153,20 @@ fn kept(offsets: &[Offset], mask: &BooleanArray) -> Vec<Offset> {
 fn fit(arrays: Vec<ArrayRef>, target: &TableSchema) -> Result<RecordBatch, DataFusionError> {
     let schema: SchemaRef = target.arrow();
     let strict = CastOptions { safe: false, ..CastOptions::default() };
-    let cast = |(array, field): (ArrayRef, &Arc<datafusion::arrow::datatypes::Field>)| {
-        let array = cast_with_options(&array, field.data_type(), &strict)?;
+    let cast = |((array, field), column): ((ArrayRef, &Arc<datafusion::arrow::datatypes::Field>), &Column)| {
+        // What Arrow's type says of a column is not all: lengths, UUIDs, arrays written as text.
+        let array = match column.kind.metadata().is_some() || matches!(column.kind, ColumnType::Array(_)) {
+            true => convert(&array, &column.kind, Conversion::Assignment)
+                .map_err(|error| DataFusionError::External(Box::new(error)))?,
+            false => cast_with_options(&array, field.data_type(), &strict)?,
+        };
         if !field.is_nullable() && array.null_count() > 0 {
             let error = Error::invalid(format!("column \"{}\" may not be null", field.name()));
             return Err(DataFusionError::External(Box::new(error)));
         }
         Ok(array)
     };
-    let columns = arrays.into_iter().zip(schema.fields()).map(cast).collect::<Result<Vec<_>, _>>()?;
+    let columns = arrays.into_iter().zip(schema.fields()).zip(&target.columns).map(cast).collect::<Result<Vec<_>, _>>()?;
     Ok(RecordBatch::try_new(schema, columns)?)
 }
 
@@ -217,9 +224,10 @@ impl Projection<Vec<RowChange>> for SelectProjection {
         let mut changes = Vec::new();
         for Projected { offsets, columns } in self.run(&records, rejects)? {
             for (row, offset) in offsets.into_iter().enumerate() {
-                let values: Vec<Value> = columns.columns().iter().map(|column| Value::from_array(column, row)).collect();
+                let values = columns.columns().iter().zip(&schema.columns);
+                let values: Vec<Value> = values.map(|(array, column)| Value::from_array(array, row, &column.kind)).collect();
                 match encode_key(&values, &schema) {
-                    Ok(key) => changes.push(RowChange { offset, key, value: Some(encode_row(&values)) }),
+                    Ok(key) => changes.push(RowChange { offset, key, value: Some(encode_row(&values, &schema)) }),
                     Err(error) => rejects.push(offset, error.to_string()),
                 }
             }
