@@ -359,7 +359,7 @@ impl Database {
 
     pub(crate) async fn execute(&self, statement: Statement, context: Context<'_>) -> Result<SqlAnswer> {
         let statement = match statement {
-            Statement::Ddl(ddl) => return self.execute_ddl(ddl, context).await,
+            Statement::Ddl(ddl) => return self.execute_ddl(*ddl, context).await,
             Statement::Sql(statement) => statement,
         };
         if let Some(answer) = fast_path::execute(self, &statement, context).await {
@@ -387,7 +387,7 @@ impl Database {
         let (database, params, wait, deadline) = (self.clone(), context.params.to_vec(), context.wait.clone(), context.deadline);
         let work = async move {
             let context = Context { params: &params, wait: &wait, deadline, transaction: None };
-            define::execute(&database, ddl, context).await
+            Box::pin(define::execute(&database, ddl, context)).await
         };
         Finishing::new(self.runtime().clone(), work).await
     }

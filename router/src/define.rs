@@ -46,7 +46,7 @@ pub async fn execute(database: &Database, ddl: Ddl, context: Context<'_>) -> Res
         Ddl::AlterStream { name, if_exists, options } => stream::alter(database, &name, if_exists, options).await,
         Ddl::DropStream { name, if_exists } => stream::remove(database, &name, if_exists).await,
         Ddl::CreateTable(table) => create_table(database, table, context).await,
-        Ddl::AlterTable(statement) => alter::execute(database, statement, context).await,
+        Ddl::AlterTable(statement) => Box::pin(alter::execute(database, statement, context)).await,
         Ddl::DropTable { name, if_exists } => drop_table(database, &name, if_exists).await,
         Ddl::CreateIndex(wanted) => index::create(database, wanted, context).await,
         Ddl::DropIndex { name, if_exists } => index::remove(database, &name, if_exists).await,

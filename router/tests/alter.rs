@@ -224,7 +224,7 @@ fn a_table_is_what_the_model_says_through_any_changes_restarts_and_rebuilds() {
         }
         rebuilt(&fixture, "t");
         assert_eq!(fixture.rows("SELECT * FROM t ORDER BY id"), model.shown(), "seed {seed}, rebuilt");
-        for (id, _) in &model.rows {
+        for id in model.rows.keys() {
             let point = fixture.rows(&format!("SELECT * FROM t WHERE id = {id}"));
             assert_eq!(point, fixture.rows(&format!("SELECT * FROM t WHERE id = {id} LIMIT 1")), "seed {seed}");
         }

@@ -59,7 +59,7 @@ pub async fn execute(database: &Database, statement: AlterTable, context: Contex
         let (RenameTableNameKind::To(new) | RenameTableNameKind::As(new)) = table_name;
         return rename(database, &def, &name_of(new)).await;
     }
-    alter_columns(database, &def, statement.operations, context).await
+    Box::pin(alter_columns(database, &def, statement.operations, context)).await
 }
 
 async fn rename(database: &Database, def: &TableDef, new: &str) -> Result<SqlAnswer> {

@@ -179,7 +179,8 @@ mod tests {
 
     fn given(list: &str) -> Options {
         let mut parsed = parse(&format!("ALTER STREAM s SET ({list})"), 1).unwrap();
-        let Some(Statement::Ddl(Ddl::AlterStream { options, .. })) = parsed.pop() else { panic!("{list}") };
+        let Some(Statement::Ddl(ddl)) = parsed.pop() else { panic!("{list}") };
+        let Ddl::AlterStream { options, .. } = *ddl else { panic!("{list}") };
         options
     }
 

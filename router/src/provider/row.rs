@@ -85,10 +85,12 @@ fn key_value(kind: &ColumnType, constant: &ScalarValue) -> Option<Value> {
     }
 }
 
+type Encode<'a> = Box<dyn Fn(&Value) -> Vec<u8> + 'a>;
+
 /// A column of a key or index, and how its values are encoded there.
 struct Part<'a> {
     column: &'a Column,
-    encode: Box<dyn Fn(&Value) -> Vec<u8> + 'a>,
+    encode: Encode<'a>,
     descending: bool,
 }
 

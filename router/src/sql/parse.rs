@@ -18,7 +18,7 @@ const RECURSION_MAX: usize = 100;
 #[derive(Clone, Debug)]
 pub enum Statement {
     /// One of ours.
-    Ddl(Ddl),
+    Ddl(Box<Ddl>),
     /// PostgreSQL's.
     Sql(Box<Ast>),
 }
@@ -50,7 +50,7 @@ fn parse_one(dialect: &HeadwaterDialect, tokens: Vec<TokenWithSpan>) -> Result<S
     let end = tokens.last().map_or(Location { line: 1, column: 1 }, |token| token.span.end);
     let mut parser = Parser::new(dialect).with_recursion_limit(RECURSION_MAX).with_tokens_with_locations(mark_past_reads(tokens));
     let statement = match ddl::parse(&mut parser)? {
-        Some(ddl) => Statement::Ddl(ddl),
+        Some(ddl) => Statement::Ddl(Box::new(ddl)),
         None => {
             let parsed = parser.parse_statement();
             Statement::Sql(Box::new(parsed.map_err(|error| with_end(syntax_error(&error), end))?))
@@ -145,7 +145,8 @@ mod tests {
     fn our_statements_are_ours_and_the_rest_is_postgresql() {
         let sql = "CREATE TABLE d USING document WITH (key = 'commit', search = 'subject, body') FROM STREAM commits; SELECT 1;;";
         let statements = parse(sql, 10).unwrap();
-        assert!(matches!(&statements[0], Statement::Ddl(Ddl::CreateTable(table)) if table.stream.as_deref() == Some("commits")));
+        let Statement::Ddl(first) = &statements[0] else { panic!("{statements:?}") };
+        assert!(matches!(&**first, Ddl::CreateTable(table) if table.stream.as_deref() == Some("commits")));
         assert!(matches!(statements[1], Statement::Sql(_)));
         assert_eq!(statements.len(), 2);
         parse("SELECT * FROM t FOR SYSTEM_TIME AS OF OFFSET 12 AS x LIMIT 1 OFFSET 2", 1).unwrap();
