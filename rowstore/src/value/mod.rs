@@ -1,4 +1,4 @@
-//! Values of rows: in memory here, as bytes in [`row`], as Arrow columns in [`column`].
+//! Values of rows: in memory here, as bytes in [`row`], as Arrow columns in [`mod@column`].
 
 mod column;
 mod row;
