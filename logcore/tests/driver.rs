@@ -145,12 +145,20 @@ fn a_view_that_retention_overtook_stops_and_says_so_and_a_new_one_begins_at_what
     assert!(reason.contains("REBUILD VIEW counts"), "{reason}");
     assert_eq!(overtaken.records.load(Ordering::Relaxed), 20);
 
-    let fresh = attach(&driver, &partition, dir.path(), false);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    // Retention waits for no view here, and what it began it finishes: until it rests, a new view may be overtaken as well.
+    let fresh = std::iter::repeat_with(|| attach(&driver, &partition, dir.path(), false)).take(100).find(|fresh| {
+        let give_up = clock::monotonic() + Duration::from_secs(60);
+        match runtime.block_on(fresh.task.visible_to(partition.committed().get(), give_up)) {
+            Ok(()) => true,
+            Err(logcore::Error::ViewStopped { .. }) => false,
+            Err(error) => panic!("{error}"),
+        }
+    });
+    let fresh = fresh.unwrap();
     let (start, end) = (partition.log_start(), partition.committed().get());
-    runtime.block_on(fresh.task.visible_to(end, clock::monotonic() + Duration::from_secs(60))).unwrap();
     let applied = fresh.records.load(Ordering::Relaxed);
-    assert!(applied > 0 && applied <= start.records_until(end), "{applied} of {start}..{end}");
+    assert!(applied > 0 && applied >= start.records_until(end), "{applied} of {start}..{end}");
     assert_eq!(fresh.task.state(), TaskState::Running);
     driver.stop();
 }
