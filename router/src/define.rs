@@ -8,6 +8,7 @@ mod alter;
 pub(crate) mod index;
 pub(crate) mod key_view;
 mod options;
+pub(crate) mod query;
 mod stream;
 
 use std::sync::Arc;
@@ -46,8 +47,10 @@ pub async fn execute(database: &Database, ddl: Ddl, context: Context<'_>) -> Res
         Ddl::AlterStream { name, if_exists, options } => stream::alter(database, &name, if_exists, options).await,
         Ddl::DropStream { name, if_exists } => stream::remove(database, &name, if_exists).await,
         Ddl::CreateTable(table) => create_table(database, table, context).await,
+        Ddl::DropTable { name, if_exists, cascade } => drop_table(database, &name, if_exists, cascade).await,
+        Ddl::CreateView(view) => query::create(database, view, context).await,
+        Ddl::DropView { names, if_exists, cascade } => query::remove(database, &names, if_exists, cascade).await,
         Ddl::AlterTable(statement) => Box::pin(alter::execute(database, statement, context)).await,
-        Ddl::DropTable { name, if_exists } => drop_table(database, &name, if_exists).await,
         Ddl::CreateIndex(wanted) => index::create(database, wanted, context).await,
         Ddl::DropIndex { name, if_exists } => index::remove(database, &name, if_exists).await,
         Ddl::RebuildView { name } => {
@@ -71,6 +74,7 @@ fn check_name(catalog: &CatalogState, name: &str) -> Result<()> {
     let taken = match (catalog.find_stream(name), catalog.find_table(name)) {
         (Some(_), _) => "stream",
         (_, Some(_)) => "table",
+        _ if catalog.find_query(name).is_some() => "named query (CREATE VIEW)",
         _ => return Ok(()),
     };
     let message = format!("a {taken} named \"{name}\" already exists");
@@ -263,11 +267,15 @@ fn series(schema: Option<TableSchema>, options: &mut Options) -> Result<SeriesDe
     Ok(SeriesDef { columns: schema, series })
 }
 
-async fn drop_table(database: &Database, name: &str, if_exists: bool) -> Result<SqlAnswer> {
+async fn drop_table(database: &Database, name: &str, if_exists: bool, cascade: bool) -> Result<SqlAnswer> {
     let _ddl = database.ddl_lock().await;
     let catalog = database.catalog();
     if if_exists && catalog.find_table(name).is_none() {
         return Ok(done("DROP TABLE", None));
+    }
+    if catalog.find_query(name).is_some() {
+        let message = format!("\"{name}\" is a named query (CREATE VIEW), not a table");
+        return Err(Error::new(sqlstate::WRONG_OBJECT_TYPE, ErrorKind::Invalid, message).hint("use DROP VIEW"));
     }
     let def = Arc::clone(catalog.table(name)?);
     if def.is_hidden() {
@@ -280,6 +288,7 @@ async fn drop_table(database: &Database, name: &str, if_exists: bool) -> Result<
             Error::new(sqlstate::DEPENDENT_OBJECTS, ErrorKind::Conflict, message).hint(format!("drop \"{}\" first", other.name))
         );
     }
+    query::drop_dependents(database, "table", name, cascade).await?;
     let _gate = database.gate().write().await;
     let position = database.record(&CatalogRecord::TableDropped { id: def.id }).await?;
     retire(database, def.id);

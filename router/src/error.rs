@@ -10,6 +10,8 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::common::{DataFusionError, SchemaError};
 use logcore::ErrorKind;
 
+use crate::postgres::codes::code_of;
+
 /// The result of every operation of the facade.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -54,10 +56,20 @@ pub mod sqlstate {
     pub const UNDEFINED_COLUMN: &str = "42703";
     pub const UNDEFINED_FUNCTION: &str = "42883";
     pub const UNDEFINED_TABLE: &str = "42P01";
+    pub const INVALID_OBJECT_DEFINITION: &str = "42P17";
+    pub const SUBSTRING_ERROR: &str = "22011";
+    pub const INVALID_REGULAR_EXPRESSION: &str = "2201B";
+    pub const INVALID_ARGUMENT_FOR_LOGARITHM: &str = "2201E";
+    pub const INVALID_ARGUMENT_FOR_POWER: &str = "2201F";
+    pub const INVALID_LIMIT: &str = "2201W";
+    pub const INVALID_OFFSET: &str = "2201X";
+    pub const AMBIGUOUS_COLUMN: &str = "42702";
+    pub const DUPLICATE_ALIAS: &str = "42712";
+    pub const GROUPING_ERROR: &str = "42803";
+    pub const INVALID_TABLE_DEFINITION: &str = "42P16";
     pub const DUPLICATE_TABLE: &str = "42P07";
     pub const DEPENDENT_OBJECTS: &str = "2BP01";
     pub const WRONG_OBJECT_TYPE: &str = "42809";
-    pub const INVALID_TABLE_DEFINITION: &str = "42P16";
     pub const DATATYPE_MISMATCH: &str = "42804";
     pub const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
     pub const OBJECT_IN_USE: &str = "55006";
@@ -212,6 +224,20 @@ impl From<logcore::Error> for Error {
 
 impl From<DataFusionError> for Error {
     fn from(error: DataFusionError) -> Self {
+        let error = Self::translated(error);
+        // Other kinds of errors than those of planning have known words too.
+        let vague = [sqlstate::INTERNAL_ERROR, sqlstate::DATA_EXCEPTION, sqlstate::FEATURE_NOT_SUPPORTED];
+        match code_of(&error.message) {
+            Some(code) if vague.contains(&error.code) || error.code == sqlstate::INVALID_TEXT_REPRESENTATION => {
+                Self { code, kind: ErrorKind::Invalid, ..error }
+            }
+            _ => error,
+        }
+    }
+}
+
+impl Error {
+    fn translated(error: DataFusionError) -> Self {
         let place = error.diagnostic().and_then(|diagnostic| diagnostic.span).map(|span| span.start);
         let at = place.map(|start| format!(" at line {}, column {}", start.line, start.column)).unwrap_or_default();
         match error.find_root() {
@@ -236,8 +262,8 @@ impl From<DataFusionError> for Error {
             }
             DataFusionError::Execution(message) => Self::new(sqlstate::DATA_EXCEPTION, ErrorKind::Invalid, message.clone()),
             DataFusionError::Plan(message) => {
-                let code = if message.starts_with("Invalid function") {
-                    sqlstate::UNDEFINED_FUNCTION
+                let code = if let Some(code) = code_of(message) {
+                    code
                 } else if message.starts_with("table '") {
                     sqlstate::UNDEFINED_TABLE
                 } else {
@@ -259,6 +285,16 @@ impl From<DataFusionError> for Error {
 fn from_schema_error(error: &SchemaError, at: &str) -> Error {
     let undefined = |message| Error::new(sqlstate::UNDEFINED_COLUMN, ErrorKind::Invalid, message);
     match error {
+        SchemaError::FieldNotFound { field, valid_fields }
+            if field.relation.as_ref().is_some_and(|table| {
+                !valid_fields.iter().any(|valid| valid.relation.as_ref().is_some_and(|other| other.table() == table.table()))
+            }) =>
+        {
+            let table = field.relation.as_ref().map(|table| table.table().to_owned()).unwrap_or_default();
+            let error =
+                Error::unknown("table", &table, valid_fields.iter().filter_map(|valid| Some(valid.relation.as_ref()?.table())));
+            Error { message: format!("{} in FROM{at}", error.message), ..error }
+        }
         SchemaError::FieldNotFound { field, valid_fields } => {
             let error = undefined(format!("column \"{}\" does not exist{at}", field.name));
             match nearest(&field.name, valid_fields.iter().map(|field| field.name.as_str())) {
@@ -271,7 +307,12 @@ fn from_schema_error(error: &SchemaError, at: &str) -> Error {
             }
         }
         SchemaError::AmbiguousReference { field } => {
-            undefined(format!("column \"{}\" is in more than one table{at}", field.name)).hint("put the table's name before it")
+            let message = format!("column \"{}\" is in more than one table{at}", field.name);
+            Error::new(sqlstate::AMBIGUOUS_COLUMN, ErrorKind::Invalid, message).hint("put the table's name before it")
+        }
+        SchemaError::DuplicateQualifiedField { qualifier, .. } => {
+            let message = format!("table name \"{}\" is specified more than once{at}", qualifier.table());
+            Error::new(sqlstate::DUPLICATE_ALIAS, ErrorKind::Invalid, message).hint("give one of them another name with AS")
         }
         other => undefined(format!("{other}{at}")),
     }

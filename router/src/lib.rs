@@ -28,6 +28,7 @@ pub mod functions;
 pub mod key_hash;
 pub mod partitioner;
 pub mod position;
+pub mod postgres;
 pub mod provider;
 pub mod query;
 pub mod read;

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::{DataType, SchemaRef};
+use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
+use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::execution::{SendableRecordBatchStream, SessionState};
@@ -23,6 +23,8 @@ use crate::database::Database;
 use crate::error::{Error, Result, sqlstate};
 use crate::position::Cut;
 use crate::session;
+use crate::sql::forms::plain_forms;
+use crate::sql::names::{is_marked, name_columns, shown};
 use crate::sql::rewrite::{TableUse, Uses, rewrite};
 use crate::txn::Transaction;
 
@@ -55,8 +57,10 @@ pub struct Planned {
 /// Everything that is wrong with the statement.
 pub async fn plan(database: &Database, statement: Statement, context: Context<'_>, also: Option<&str>) -> Result<Planned> {
     let mut statement = statement;
+    name_columns(&mut statement);
     let catalog = database.catalog();
     let mut uses: Uses = rewrite(&mut statement, &catalog)?;
+    plain_forms(&mut statement)?;
     if let Some(name) = also {
         let table = TableUse { internal: name.to_owned(), name: name.to_owned(), as_of: None };
         if !uses.tables.contains(&table) {
@@ -68,7 +72,7 @@ pub async fn plan(database: &Database, statement: Statement, context: Context<'_
         transaction.pin(&chosen.cut);
     }
     let names = catalog.names().map(str::to_owned).collect();
-    let state = session::with_tables(database.session(), std::mem::take(&mut chosen.providers), names);
+    let state = session::with_catalog(database.session(), std::mem::take(&mut chosen.providers), names, &catalog);
     let plan = physical(&state, statement, context.params).await?;
     Ok(Planned { state, plan, chosen })
 }
@@ -118,7 +122,7 @@ fn param(value: &Value) -> ScalarValue {
 /// `->` gives a union of JSON's types, which no output format knows: shown as JSON text.
 fn without_unions(state: &SessionState, plan: LogicalPlan) -> Result<LogicalPlan> {
     if !matches!(plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_))
-        && plan.schema().fields().iter().any(|field| matches!(field.data_type(), DataType::Union(..)))
+        && plan.schema().fields().iter().any(|field| matches!(field.data_type(), DataType::Union(..) | DataType::UInt64))
     {
         let functions = state.scalar_functions();
         let to_text = functions.get("json_union_to_text").ok_or_else(|| Error::internal("json_union_to_text is registered"))?;
@@ -127,6 +131,8 @@ fn without_unions(state: &SessionState, plan: LogicalPlan) -> Result<LogicalPlan
                 let column = Expr::from((qualifier, field));
                 match field.data_type() {
                     DataType::Union(..) => to_text.call(vec![column]).alias(field.name()),
+                    // Ranks and row numbers: PostgreSQL has no integers without a sign.
+                    DataType::UInt64 => datafusion::logical_expr::cast(column, DataType::Int64).alias(field.name()),
                     _ => column,
                 }
             };
@@ -146,7 +152,12 @@ impl Planned {
     /// Names and types of the result.
     #[must_use]
     pub fn schema(&self) -> SchemaRef {
-        self.plan.schema()
+        let schema = self.plan.schema();
+        if !schema.fields().iter().any(|field| is_marked(field.name())) {
+            return schema;
+        }
+        let fields = schema.fields().iter().map(|field| field.as_ref().clone().with_name(shown(field.name())));
+        Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), schema.metadata().clone()))
     }
 
     /// Runs it on the query runtime; dropping the stream, or the deadline, ends it.
@@ -154,7 +165,8 @@ impl Planned {
     /// # Errors
     /// When it can't begin.
     pub fn run(self, database: &Database, deadline: Instant) -> Result<SendableRecordBatchStream> {
-        let mut builder = RecordBatchReceiverStreamBuilder::new(self.schema(), CHANNEL_BATCHES);
+        let schema = self.schema();
+        let mut builder = RecordBatchReceiverStreamBuilder::new(Arc::clone(&schema), CHANNEL_BATCHES);
         let batches = builder.tx();
         let Self { state, plan, chosen } = self;
         let running = async move {
@@ -164,6 +176,7 @@ impl Planned {
             loop {
                 match tokio::time::timeout_at(deadline.into(), rows.next()).await {
                     Ok(Some(batch)) => {
+                        let batch = batch.and_then(|batch| renamed(batch, &schema));
                         if batches.send(batch).await.is_err() {
                             break;
                         }
@@ -196,6 +209,17 @@ impl Planned {
             batches.push(batch);
         }
         Ok(batches)
+    }
+}
+
+/// The batch under the names that clients see.
+fn renamed(batch: RecordBatch, schema: &SchemaRef) -> datafusion::common::Result<RecordBatch> {
+    match batch.schema_ref() == schema {
+        true => Ok(batch),
+        false => {
+            let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+            Ok(RecordBatch::try_new_with_options(Arc::clone(schema), batch.columns().to_vec(), &rows)?)
+        }
     }
 }
 

@@ -1,11 +1,13 @@
 //! Arrow values as JSON, and Arrow types by PostgreSQL's names: how results look over HTTP.
 //!
-//! Integers beyond 2^53, decimals and timestamps are strings; timestamps are RFC 3339 in UTC; JSON columns are embedded.
+//! Integers beyond 2^53, decimals with digits behind the point and timestamps are strings; timestamps are RFC 3339 in UTC; JSON
+//! columns are embedded.
 
 use datafusion::arrow::array::{Array, AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{
-    DataType, Field, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, IntervalMonthDayNanoType, IntervalUnit,
-    Time64MicrosecondType, Time64NanosecondType, TimeUnit, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    DataType, Decimal128Type, Field, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+    IntervalMonthDayNanoType, IntervalUnit, Time64MicrosecondType, Time64NanosecondType, TimeUnit, UInt8Type, UInt16Type,
+    UInt32Type, UInt64Type,
 };
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use rowstore::schema::KIND_METADATA;
@@ -38,7 +40,7 @@ fn padded_to(field: &Field) -> Option<usize> {
 
 fn arrow_type_name(kind: &DataType) -> String {
     match kind {
-        DataType::Null => "unknown".into(),
+        DataType::Null => "text".into(),
         DataType::Boolean => "boolean".into(),
         DataType::Int8 | DataType::Int16 | DataType::UInt8 => "smallint".into(),
         DataType::Int32 | DataType::UInt16 => "integer".into(),
@@ -117,6 +119,10 @@ pub fn json_value(field: &Field, array: &dyn Array, row: usize) -> Value {
         DataType::Binary => bytea(array.as_binary::<i32>().value(row)),
         DataType::LargeBinary => bytea(array.as_binary::<i64>().value(row)),
         DataType::BinaryView => bytea(array.as_binary_view().value(row)),
+        DataType::Decimal128(_, 0) => match i64::try_from(array.as_primitive::<Decimal128Type>().value(row)) {
+            Ok(value) => signed(value),
+            Err(_) => formatted(array, row),
+        },
         DataType::Time64(TimeUnit::Microsecond) => clock(array.as_primitive::<Time64MicrosecondType>().value(row)).into(),
         DataType::Time64(TimeUnit::Nanosecond) => clock(array.as_primitive::<Time64NanosecondType>().value(row) / 1_000).into(),
         DataType::Interval(IntervalUnit::MonthDayNano) => {
@@ -138,7 +144,7 @@ fn clock(micros: i64) -> String {
 }
 
 /// An interval as PostgreSQL writes it: a part that is positive behind a negative one says so.
-fn interval(months: i32, days: i32, micros: i64) -> String {
+pub(crate) fn interval(months: i32, days: i32, micros: i64) -> String {
     let mut parts: Vec<String> = Vec::new();
     let mut negative = false;
     for (value, unit) in [(months / 12, "year"), (months % 12, "mon"), (days, "day")] {

@@ -14,10 +14,12 @@ use datafusion::execution::config::SessionConfig;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionState, SessionStateBuilder};
-use datafusion::optimizer::Analyzer;
 
+use crate::catalog::CatalogState;
 use crate::error::{Error, Result};
 use crate::functions;
+use crate::postgres;
+use crate::provider::system::SystemSchema;
 use crate::sql::compare::ReadConstants;
 use crate::sql::types::PostgresTypes;
 
@@ -43,7 +45,7 @@ pub fn base(threads: usize, memory_bytes: usize) -> Result<SessionState> {
     options.execution.collect_statistics = false;
     options.optimizer.enable_leaf_expression_pushdown = false;
     let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(memory_bytes))).build_arc()?;
-    let mut rules = Analyzer::new().rules;
+    let mut rules = postgres::rules();
     rules.insert(0, Arc::new(ReadConstants));
     let mut state = SessionStateBuilder::new_with_default_features()
         .with_analyzer_rules(rules)
@@ -58,10 +60,25 @@ pub fn base(threads: usize, memory_bytes: usize) -> Result<SessionState> {
 /// A session that sees just these tables; `names` are all there are, for suggestions.
 #[must_use]
 pub fn with_tables(base: &SessionState, tables: HashMap<String, Arc<dyn TableProvider>>, names: Vec<String>) -> SessionState {
+    with_catalog(base, tables, names, &Arc::default())
+}
+
+/// A session that sees these tables, and the definitions as `information_schema` and `pg_catalog`.
+#[must_use]
+pub fn with_catalog(
+    base: &SessionState,
+    tables: HashMap<String, Arc<dyn TableProvider>>,
+    names: Vec<String>,
+    definitions: &Arc<CatalogState>,
+) -> SessionState {
     let mut state = base.clone();
     let catalog = MemoryCatalogProvider::new();
+    let system = Arc::new(SystemSchema::new("pg_catalog", Arc::clone(definitions)));
     // A memory catalog takes every schema.
-    let _ = catalog.register_schema("public", Arc::new(Tables { tables, names }));
+    let _ = catalog.register_schema("public", Arc::new(Tables { tables, names, system: Arc::clone(&system) }));
+    let _ = catalog.register_schema("pg_catalog", system);
+    let information = SystemSchema::new("information_schema", Arc::clone(definitions));
+    let _ = catalog.register_schema("information_schema", Arc::new(information));
     let list = MemoryCatalogProviderList::new();
     list.register_catalog("headwater".into(), Arc::new(catalog));
     state.register_catalog_list(Arc::new(list));
@@ -73,6 +90,8 @@ pub fn with_tables(base: &SessionState, tables: HashMap<String, Arc<dyn TablePro
 struct Tables {
     tables: HashMap<String, Arc<dyn TableProvider>>,
     names: Vec<String>,
+    /// What is found without naming its schema, as in PostgreSQL.
+    system: Arc<SystemSchema>,
 }
 
 #[async_trait]
@@ -84,6 +103,9 @@ impl SchemaProvider for Tables {
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
         match self.tables.get(name) {
             Some(table) => Ok(Some(Arc::clone(table))),
+            // Planning asks for every name in FROM, functions included.
+            None if name == "generate_series" || name == "range" => Ok(None),
+            None if self.system.table_exist(name) => self.system.table(name).await,
             None => {
                 let error = Error::unknown("table or stream", name, self.names.iter().map(String::as_str));
                 Err(DataFusionError::External(Box::new(error)))
@@ -92,6 +114,6 @@ impl SchemaProvider for Tables {
     }
 
     fn table_exist(&self, name: &str) -> bool {
-        self.tables.contains_key(name)
+        self.tables.contains_key(name) || self.system.table_exist(name)
     }
 }

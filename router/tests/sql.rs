@@ -197,7 +197,7 @@ fn a_stream_is_a_table_and_its_conditions_are_seeks() {
 fn sql_that_people_write() {
     let fixture = accounts();
     for (sql, expected) in [
-        ("SELECT 1 + 1, 'a' || 'b', NULL, true, 1.5, 1e3", json!([2, "ab", null, true, "1.5", "1000"])),
+        ("SELECT 1 + 1, 'a' || 'b', NULL, true, 1.5, 1e3", json!([2, "ab", null, true, "1.5", 1000])),
         ("WITH t AS (SELECT * FROM accounts) SELECT count(*) FROM t WHERE balance > 5", json!([2])),
         ("SELECT string_agg(owner, ',' ORDER BY id DESC) FROM accounts", json!(["cid,bob,ann"])),
         ("SELECT sum(balance), avg(balance)::numeric(10,3), max(owner) FROM accounts", json!(["20.75", "6.917", "cid"])),

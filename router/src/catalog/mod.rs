@@ -10,4 +10,4 @@ mod state;
 
 pub use options::{RetentionPolicy, StreamOptions};
 pub use record::CatalogRecord;
-pub use state::{CatalogState, SeriesDef, Source, StreamDef, TableDef, TableKind};
+pub use state::{CatalogState, QueryColumn, QueryDef, SeriesDef, Source, StreamDef, TableDef, TableKind};

@@ -8,7 +8,7 @@ use rowstore::{Index, TableSchema};
 use serde::{Deserialize, Serialize};
 
 use super::options::StreamOptions;
-use super::state::{StreamDef, TableDef};
+use super::state::{QueryDef, StreamDef, TableDef};
 
 /// A change of definitions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,6 +34,13 @@ pub enum CatalogRecord {
     TableDropped {
         /// Its id.
         id: u32,
+    },
+    /// A name stands for a SELECT from here on, instead of the one it may have stood for.
+    QueryNamed(QueryDef),
+    /// The name stands for nothing any more.
+    QueryDropped {
+        /// The name.
+        name: String,
     },
     /// A table has an index from here on; the generation it names is the first to keep it.
     IndexCreated {

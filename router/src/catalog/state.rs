@@ -138,11 +138,36 @@ impl TableDef {
     }
 }
 
+/// What `CREATE VIEW` makes: a name for a SELECT. It keeps no data and is no view of the log; statements that use the name are
+/// planned as if the SELECT stood in its place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueryDef {
+    /// Its name.
+    pub name: String,
+    /// Its columns, as they were when it was made.
+    pub columns: Vec<QueryColumn>,
+    /// The SELECT.
+    pub query: String,
+}
+
+/// A column of a named query.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueryColumn {
+    /// Its name.
+    pub name: String,
+    /// Its name in the SELECT's own answer.
+    pub source: String,
+    /// Its type by PostgreSQL's name.
+    #[serde(rename = "type")]
+    pub kind: String,
+}
+
 /// See the module docs.
 #[derive(Clone, Debug, Default)]
 pub struct CatalogState {
     streams: BTreeMap<u32, Arc<StreamDef>>,
     tables: BTreeMap<u32, Arc<TableDef>>,
+    queries: BTreeMap<String, Arc<QueryDef>>,
     last_stream: u32,
     last_table: u32,
 }
@@ -177,6 +202,8 @@ impl CatalogState {
                 self.tables.insert(def.id, Arc::from(def));
             }
             CatalogRecord::TableDropped { id } => drop(self.tables.remove(&id)),
+            CatalogRecord::QueryNamed(def) => drop(self.queries.insert(def.name.clone(), Arc::new(def))),
+            CatalogRecord::QueryDropped { name } => drop(self.queries.remove(&name)),
             CatalogRecord::IndexCreated { id, index } => self.change(id, |def| {
                 if let TableKind::Row(schema) = &mut def.kind {
                     schema.last_index = schema.last_index.max(index.id);
@@ -268,6 +295,17 @@ impl CatalogState {
         self.tables.values().find(|def| def.name == name)
     }
 
+    /// All named queries, by name.
+    pub fn queries(&self) -> impl Iterator<Item = &Arc<QueryDef>> {
+        self.queries.values()
+    }
+
+    /// A named query, if there is one.
+    #[must_use]
+    pub fn find_query(&self, name: &str) -> Option<&Arc<QueryDef>> {
+        self.queries.get(name)
+    }
+
     /// A stream by name.
     ///
     /// # Errors
@@ -286,6 +324,7 @@ impl CatalogState {
 
     /// Every name that can stand in FROM.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.tables().map(|def| def.name.as_str()).chain(self.streams.values().map(|def| def.name.as_str()))
+        let tables = self.tables().map(|def| def.name.as_str()).chain(self.streams.values().map(|def| def.name.as_str()));
+        tables.chain(self.queries.keys().map(String::as_str))
     }
 }

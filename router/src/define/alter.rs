@@ -20,7 +20,7 @@ use datafusion::sql::sqlparser::ast::{
 use logcore::{ErrorKind, Offset};
 use rowstore::{Column, Constraint, RowTable, Rule, ScanRequest, TableSchema, Value};
 
-use super::{check_name, done};
+use super::{check_name, done, query};
 use crate::answer::SqlAnswer;
 use crate::append::blocking;
 use crate::catalog::{CatalogRecord, Source, TableDef, TableKind};
@@ -57,7 +57,15 @@ pub async fn execute(database: &Database, statement: AlterTable, context: Contex
     }
     if let [AlterTableOperation::RenameTable { table_name }] = &statement.operations[..] {
         let (RenameTableNameKind::To(new) | RenameTableNameKind::As(new)) = table_name;
+        query::drop_dependents(database, "table", &name, false).await?;
         return rename(database, &def, &name_of(new)).await;
+    }
+    // A new column changes nothing for those who don't know it; the others a named query may speak of.
+    let moves = |operation: &AlterTableOperation| {
+        matches!(operation, AlterTableOperation::DropColumn { .. } | AlterTableOperation::RenameColumn { .. })
+    };
+    if statement.operations.iter().any(moves) {
+        query::drop_dependents(database, "table", &name, false).await?;
     }
     Box::pin(alter_columns(database, &def, statement.operations, context)).await
 }

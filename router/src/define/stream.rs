@@ -110,6 +110,7 @@ pub async fn remove(database: &Database, name: &str, if_exists: bool) -> Result<
         let message = format!("stream \"{name}\" has views: {}", views.join(", "));
         return Err(Error::new(sqlstate::DEPENDENT_OBJECTS, ErrorKind::Conflict, message).hint("DROP TABLE them first"));
     }
+    super::query::drop_dependents(database, "stream", name, false).await?;
     key_view::remove(database, &def).await?;
     let position = database.record(&CatalogRecord::StreamDropped { id: def.id }).await?;
     database.forget_cursors(StreamId::new(def.id)).await;

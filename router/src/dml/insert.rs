@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, RecordBatch, UInt64Array};
+use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
@@ -232,7 +232,7 @@ async fn updates(
         for row in 0..batch.num_rows() {
             let values = values_at(target, &arrays, row);
             super::constraints::refuse_null_key(target, &values)?;
-            let numbers = batch.column(columns).as_any().downcast_ref::<UInt64Array>();
+            let numbers = batch.column(columns).as_any().downcast_ref::<Int64Array>();
             let number = numbers.map(|numbers| numbers.value(row)).ok_or_else(|| Error::internal("rows are numbered"))?;
             let old = existing[usize::try_from(number).map_err(|_| Error::internal("rows are counted"))?].clone();
             changes.push(Change { old: Some(old), new: Some(target.row(values)?) });
@@ -271,9 +271,9 @@ pub fn set(target: &Target, assignments: &[Assignment], wanted: &mut [Option<Exp
 fn numbered(target: &Target, rows: &[Row]) -> Result<Arc<dyn TableProvider>> {
     let batch = batch_of(&target.schema, &rows.iter().collect::<Vec<_>>())?;
     let mut fields: Vec<Arc<Field>> = batch.schema().fields().iter().cloned().collect();
-    fields.push(Arc::new(Field::new(NUMBER, DataType::UInt64, false)));
+    fields.push(Arc::new(Field::new(NUMBER, DataType::Int64, false)));
     let mut columns = batch.columns().to_vec();
-    columns.push(Arc::new((0..rows.len() as u64).collect::<UInt64Array>()));
+    columns.push(Arc::new((0_i64..).take(rows.len()).collect::<Int64Array>()));
     let shape = Arc::new(Schema::new(fields));
     let batch = RecordBatch::try_new(Arc::clone(&shape), columns).map_err(datafusion::common::DataFusionError::from)?;
     Ok(Arc::new(MemTable::try_new(shape, vec![vec![batch]])?))

@@ -9,3 +9,4 @@ pub mod row;
 pub mod scan;
 pub mod series;
 pub mod stream;
+pub mod system;

@@ -51,6 +51,19 @@ pub enum Ddl {
         name: String,
         /// Whether a missing one is fine.
         if_exists: bool,
+        /// Whether named queries that use it go too.
+        cascade: bool,
+    },
+    /// `CREATE VIEW name AS SELECT ...`: a named query, nothing that is built from the log.
+    CreateView(CreateView),
+    /// `DROP VIEW name, ...`
+    DropView {
+        /// Their names.
+        names: Vec<String>,
+        /// Whether missing ones are fine.
+        if_exists: bool,
+        /// Whether named queries that use them go too.
+        cascade: bool,
     },
     /// `CREATE [UNIQUE] INDEX [name] ON table (columns)`
     CreateIndex(CreateIndex),
@@ -118,6 +131,19 @@ pub struct CreateTable {
     pub stream: Option<String>,
     /// The projection's text.
     pub select: Option<String>,
+}
+
+/// `CREATE [OR REPLACE] VIEW name [(columns)] AS SELECT ...`
+#[derive(Clone, Debug)]
+pub struct CreateView {
+    /// Its name.
+    pub name: String,
+    /// Whether it takes the place of one of that name.
+    pub or_replace: bool,
+    /// Names of its columns, if they were given.
+    pub columns: Vec<String>,
+    /// The SELECT's text.
+    pub query: String,
 }
 
 /// `ALTER TABLE [IF EXISTS] name operation, ...`
@@ -239,7 +265,14 @@ pub fn parse(parser: &mut Parser<'_>) -> Result<Option<Ddl>> {
         Ddl::DropStream { name, if_exists }
     } else if first("drop") && second("table") {
         let (if_exists, name) = drop_target(parser).map_err(parse_error)?;
-        Ddl::DropTable { name, if_exists }
+        Ddl::DropTable { name, if_exists, cascade: cascade(parser) }
+    } else if first("drop") && second("view") {
+        drop_view(parser).map_err(parse_error)?
+    } else if first("create") && (second("view") || (second("or") && is_word(parser, 3, "view"))) {
+        create_view(parser).map_err(parse_error)?
+    } else if first("create") && second("materialized") {
+        return Err(Error::unsupported("materialized views are made from streams here")
+            .hint("CREATE TABLE ... USING row FROM STREAM ..."));
     } else if first("create") && second("table") {
         create_table(parser)?
     } else if first("create") && (second("index") || (second("unique") && is_word(parser, 2, "index"))) {
@@ -289,6 +322,37 @@ fn drop_target(parser: &mut Parser<'_>) -> Result<(bool, String), ParserError> {
     skip(parser, 2, Ddl::ShowStreams);
     let if_exists = parser.parse_keywords(&[Keyword::IF, Keyword::EXISTS]);
     Ok((if_exists, take_name(parser)?))
+}
+
+/// `CASCADE`, or `RESTRICT`, which goes without saying.
+fn cascade(parser: &mut Parser<'_>) -> bool {
+    let cascade = parser.parse_keyword(Keyword::CASCADE);
+    if !cascade {
+        let _ = parser.parse_keyword(Keyword::RESTRICT);
+    }
+    cascade
+}
+
+fn drop_view(parser: &mut Parser<'_>) -> Result<Ddl, ParserError> {
+    skip(parser, 2, Ddl::ShowStreams);
+    let if_exists = parser.parse_keywords(&[Keyword::IF, Keyword::EXISTS]);
+    let names = parser.parse_comma_separated(take_name)?;
+    Ok(Ddl::DropView { names, if_exists, cascade: cascade(parser) })
+}
+
+fn create_view(parser: &mut Parser<'_>) -> Result<Ddl, ParserError> {
+    parser.advance_token();
+    let or_replace = parser.parse_keywords(&[Keyword::OR, Keyword::REPLACE]);
+    parser.expect_keyword(Keyword::VIEW)?;
+    let name = take_name(parser)?;
+    let mut columns = Vec::new();
+    if parser.consume_token(&Token::LParen) {
+        columns = parser.parse_comma_separated(|parser| Ok(name_of(&ObjectName::from(parser.parse_identifier()?))))?;
+        parser.expect_token(&Token::RParen)?;
+    }
+    parser.expect_keyword(Keyword::AS)?;
+    let query = parser.parse_query()?.to_string();
+    Ok(Ddl::CreateView(CreateView { name, or_replace, columns, query }))
 }
 
 fn options(parser: &mut Parser<'_>) -> Result<Options, ParserError> {

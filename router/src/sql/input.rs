@@ -19,6 +19,7 @@ use rowstore::value::{DAY_MICROS, parse_uuid};
 use rowstore::{ColumnType, Interval, Value};
 
 use crate::error::{Error, Result, sqlstate};
+use crate::postgres::text::parse_bytes;
 use crate::view::json;
 
 /// Characters of a text that an error quotes.
@@ -96,9 +97,7 @@ pub fn parse(text: &str, kind: &ColumnType, conversion: Conversion) -> Result<Va
             None if is_number(trimmed) => Err(out_of_range(text, kind)),
             None => Err(no_value(text, kind)),
         },
-        ColumnType::Bytea => {
-            json::bytes(trimmed).map(Value::Bytes).ok_or_else(|| no_value(text, kind).hint("write '\\x' and hexadecimal digits"))
-        }
+        ColumnType::Bytea => parse_bytes(text).map(Value::Bytes),
         ColumnType::Uuid => parse_uuid(trimmed).map(Value::Uuid).ok_or_else(|| no_value(text, kind)),
         ColumnType::Date => Date32Type::parse(trimmed).map(Value::Date).ok_or_else(|| no_time(text, kind)),
         ColumnType::Time => time(trimmed).map(Value::Time).ok_or_else(|| no_time(text, kind)),

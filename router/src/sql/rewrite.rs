@@ -4,17 +4,19 @@
 //! DataFusion ignores a table's version without a word; so every past read gets a table name of its own here.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use datafusion::arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
 use datafusion::sql::sqlparser::ast::{
-    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, Select, SelectItem, Statement, TableAlias,
+    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, Query, Select, SelectItem, Statement, TableAlias,
     TableFactor, TableVersion, Value, VisitMut, VisitorMut,
 };
 
 use super::cast;
 use super::ddl::name_of;
-use super::parse::{AS_OF_OFFSET, AS_OF_POSITION};
-use crate::catalog::CatalogState;
+use super::names::name_columns;
+use super::parse::{AS_OF_OFFSET, AS_OF_POSITION, Statement as Parsed, parse};
+use crate::catalog::{CatalogState, QueryDef};
 use crate::error::{Error, Result};
 use crate::position::Cut;
 
@@ -57,7 +59,7 @@ pub struct Uses {
 /// # Errors
 /// When a past read is not written as one.
 pub fn rewrite(statement: &mut Statement, catalog: &CatalogState) -> Result<Uses> {
-    let mut rewriter = Rewriter { catalog, uses: Uses::default() };
+    let mut rewriter = Rewriter { catalog, uses: Uses::default(), ctes: Vec::new() };
     match VisitMut::visit(statement, &mut rewriter) {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(rewriter.uses),
@@ -73,13 +75,55 @@ pub fn resolve(name: &ObjectName, catalog: &CatalogState) -> Option<String> {
     [Some(written), bare].into_iter().flatten().find(|name| known(name))
 }
 
+/// The named query (`CREATE VIEW`) that a name in FROM stands for.
+pub(crate) fn find_query<'a>(name: &ObjectName, catalog: &'a CatalogState) -> Option<&'a Arc<QueryDef>> {
+    let written = name_of(name);
+    catalog.find_query(&written).or_else(|| catalog.find_query(written.strip_prefix("public.")?))
+}
+
+/// A named query as a subquery: its own columns, under the names they have for others.
+fn derived(query: &QueryDef, alias: Option<TableAlias>) -> Result<TableFactor> {
+    let quoted = |name: &str| Ident::with_quote('"', name);
+    let columns: Vec<String> =
+        query.columns.iter().map(|column| format!("{} AS {}", quoted(&column.source), quoted(&column.name))).collect();
+    let text = format!("SELECT {} FROM ({}) AS {}", columns.join(", "), query.query, quoted(&query.name));
+    let Some(Parsed::Sql(mut statement)) = parse(&text, 1)?.pop() else {
+        return Err(Error::internal("a named query is a SELECT"));
+    };
+    name_columns(&mut statement);
+    let Statement::Query(subquery) = *statement else { return Err(Error::internal("a named query is a SELECT")) };
+    let own = TableAlias { explicit: true, name: quoted(&query.name), columns: vec![], at: None };
+    Ok(TableFactor::Derived { lateral: false, subquery, alias: Some(alias.unwrap_or(own)), sample: None })
+}
+
 struct Rewriter<'a> {
     catalog: &'a CatalogState,
     uses: Uses,
+    /// Names of the CTEs around what is visited.
+    ctes: Vec<Vec<String>>,
+}
+
+impl Rewriter<'_> {
+    /// Whether a CTE has this name.
+    fn is_shadowed(&self, name: &ObjectName) -> bool {
+        let name = name_of(name);
+        self.ctes.iter().flatten().any(|cte| *cte == name)
+    }
 }
 
 impl VisitorMut for Rewriter<'_> {
     type Break = Error;
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
+        let ctes = query.with.iter().flat_map(|with| &with.cte_tables);
+        self.ctes.push(ctes.map(|cte| name_of(&ObjectName::from(cte.alias.name.clone()))).collect());
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _query: &mut Query) -> ControlFlow<Error> {
+        self.ctes.pop();
+        ControlFlow::Continue(())
+    }
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
         let TableFactor::Table { name, alias, version, args: None, .. } = factor else { return ControlFlow::Continue(()) };
@@ -87,6 +131,23 @@ impl VisitorMut for Rewriter<'_> {
             Ok(as_of) => as_of,
             Err(error) => return ControlFlow::Break(error),
         };
+        if !self.is_shadowed(name)
+            && let Some(query) = find_query(name, self.catalog)
+        {
+            if as_of.is_some() {
+                let message = format!("\"{}\" is a named query (CREATE VIEW): it has no past of its own", query.name);
+                return ControlFlow::Break(
+                    Error::unsupported(message).hint("put FOR SYSTEM_TIME behind the tables in its SELECT"),
+                );
+            }
+            return match derived(query, alias.take()) {
+                Ok(derived) => {
+                    *factor = derived;
+                    ControlFlow::Continue(())
+                }
+                Err(error) => ControlFlow::Break(error),
+            };
+        }
         let Some(resolved) = resolve(name, self.catalog) else {
             return match as_of {
                 Some(_) => ControlFlow::Break(Error::unknown("table", &name_of(name), self.catalog.names())),

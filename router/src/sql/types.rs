@@ -95,8 +95,11 @@ impl TypePlanner for PostgresTypes {
     fn plan_type_field(&self, sql: &DataType) -> datafusion::common::Result<Option<FieldRef>> {
         Ok(match sql {
             DataType::Int(_) | DataType::Integer(_) | DataType::BigInt(_) | DataType::SmallInt(_) => None,
-            // DataFusion would take the letters of '\\x00ff' for the bytes.
-            DataType::Bytea => return datafusion::common::not_impl_err!("casts to BYTEA are not supported yet"),
+            DataType::JSON | DataType::JSONB => {
+                let field = ColumnType::Json.arrow().into_nullable_field();
+                let json = [(rowstore::schema::KIND_METADATA.to_owned(), "json".to_owned())];
+                Some(std::sync::Arc::new(field.with_metadata(json.into())))
+            }
             other => column_type(other).ok().map(|kind| kind.arrow().into_nullable_field_ref()),
         })
     }
