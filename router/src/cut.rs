@@ -239,6 +239,9 @@ async fn wait_for(database: &Database, catalog: &CatalogState, targets: &[Target
             target.visible_to(database, partition, end, deadline).await?;
         }
     }
+    for target in targets.iter().filter(|target| target.stream.id == StreamId::TABLES.value() && target.used.as_of.is_none()) {
+        target.visible_to(database, 0, database.recovered(), deadline).await?;
+    }
     Ok(())
 }
 

@@ -8,7 +8,7 @@
 //! their own, so that a heavy one does not hold up the network.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use datafusion::execution::SessionState;
@@ -16,7 +16,7 @@ use datafusion::sql::sqlparser::ast::Statement as Ast;
 use logcore::materialize::{Driver, DriverOptions, Task, TaskOptions, TaskState};
 use logcore::partition::Health;
 use logcore::sys::{clock, fs};
-use logcore::{BatchBuilder, Compression, ErrorKind, Log, LogOptions, NewRecord, PartitionRef, Proposal, StreamId};
+use logcore::{BatchBuilder, Compression, ErrorKind, Log, LogOptions, NewRecord, Offset, PartitionRef, Proposal, StreamId};
 use rowstore::RowOptions;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{Mutex, MutexGuard, RwLock};
@@ -37,8 +37,9 @@ use crate::query::{self, Context};
 use crate::session;
 use crate::sessions::Sessions;
 use crate::sql::ddl::Ddl;
-use crate::sql::parse::{Statement, parse};
+use crate::sql::parse::Statement;
 use crate::sql::rewrite::{TableUse, Uses};
+use crate::sql::statements::Statements;
 use crate::units::show_span;
 use crate::view::rebuild;
 use crate::view::running::{Generation, View, Views};
@@ -115,6 +116,9 @@ struct Inner {
     cursors: CursorStore,
     session: SessionState,
     sessions: Sessions,
+    statements: Statements,
+    /// Where `_tables` ended when the log was opened.
+    recovered: OnceLock<Offset>,
     ddl: Mutex<()>,
     gate: RwLock<()>,
     handle: Handle,
@@ -174,6 +178,8 @@ impl Database {
             cursors,
             session,
             sessions: Sessions::default(),
+            statements: Statements::default(),
+            recovered: OnceLock::new(),
             ddl: Mutex::new(()),
             gate: RwLock::new(()),
             handle: handle.clone(),
@@ -185,6 +191,9 @@ impl Database {
             task.visible_to(end, Instant::now() + CATALOG_TIMEOUT).await?;
             database.open_all().await
         })?;
+        if let Ok(tables) = database.log().partition(PartitionRef::new(StreamId::TABLES, 0)) {
+            let _ = database.inner.recovered.set(tables.committed().get());
+        }
         Ok(database)
     }
 
@@ -255,6 +264,12 @@ impl Database {
 
     pub(crate) fn views(&self) -> &Views {
         &self.inner.views
+    }
+
+    /// What had been committed to `_tables` when the database was opened: tables that SQL writes are read from there on only, so that
+    /// what was acknowledged before a restart is seen after it.
+    pub(crate) fn recovered(&self) -> Offset {
+        self.inner.recovered.get().copied().unwrap_or_default()
     }
 
     /// The sessions of clients.
@@ -328,14 +343,14 @@ impl Database {
             let message = format!("the SQL text has {} bytes, the limit is {}", request.sql.len(), limits.sql_bytes_max);
             return Err(Error::new(sqlstate::PROGRAM_LIMIT_EXCEEDED, ErrorKind::TooLarge, message));
         }
-        let statements = parse(&request.sql, limits.statements_max)?;
+        let statements = self.inner.statements.parse(&request.sql, limits.statements_max)?;
         if statements.is_empty() {
             return Err(Error::syntax("there is no statement in the request"));
         }
         let several = statements.len() > 1;
         let mut answers = Vec::with_capacity(statements.len());
         let mut session = self.sessions().enter(request.session.as_deref(), request.deadline).await?;
-        for (n, statement) in statements.into_iter().enumerate() {
+        for (n, statement) in statements.iter().enumerate() {
             let context = Context { params: &request.params, wait: &request.wait, deadline: request.deadline, transaction: None };
             let answer = Box::pin(session.execute(self, statement, context)).await;
             let answer = answer.map_err(|error| self.named(error));
@@ -357,18 +372,18 @@ impl Database {
         Ok(answers)
     }
 
-    pub(crate) async fn execute(&self, statement: Statement, context: Context<'_>) -> Result<SqlAnswer> {
+    pub(crate) async fn execute(&self, statement: &Statement, context: Context<'_>) -> Result<SqlAnswer> {
         let statement = match statement {
-            Statement::Ddl(ddl) => return self.execute_ddl(*ddl, context).await,
+            Statement::Ddl(ddl) => return self.execute_ddl(Ddl::clone(ddl), context).await,
             Statement::Sql(statement) => statement,
         };
-        if let Some(answer) = fast_path::execute(self, &statement, context).await {
+        if let Some(answer) = fast_path::execute(self, statement, context).await {
             return answer;
         }
-        if let Some(answer) = dml::execute(self, &statement, context).await {
+        if let Some(answer) = dml::execute(self, statement, context).await {
             return answer;
         }
-        match &*statement {
+        match &**statement {
             Ast::Query(_) => {}
             Ast::Explain { statement, .. } if matches!(**statement, Ast::Query(_)) => {}
             other => {
@@ -377,7 +392,7 @@ impl Database {
                 return Err(Error::unsupported(format!("{} is not supported yet", words.join(" "))));
             }
         }
-        let planned = query::plan(self, *statement, context, None).await?;
+        let planned = query::plan(self, Ast::clone(statement), context, None).await?;
         let (schema, cut) = (planned.schema(), planned.cut().clone());
         Ok(SqlAnswer::Rows(Rows { schema, stream: planned.run(self, context.deadline)?, cut, written: None }))
     }

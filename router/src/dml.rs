@@ -14,6 +14,7 @@
 
 mod change;
 mod constraints;
+mod direct;
 mod insert;
 mod target;
 
@@ -122,11 +123,19 @@ async fn carry_out(
         }
         Statement::Update(update) => {
             let alias = change::table_of(&update.table)?.1.cloned();
-            (Box::pin(change::updates(&writer, &target, update, context)).await?, &update.returning, alias)
+            let changes = match direct::update(&writer, &target, update, context).await? {
+                Some(changes) => changes,
+                None => Box::pin(change::updates(&writer, &target, update, context)).await?,
+            };
+            (changes, &update.returning, alias)
         }
         Statement::Delete(delete) => {
             let alias = change::table_of(change::delete_table(delete)?)?.1.cloned();
-            (Box::pin(change::deletes(&writer, &target, delete, context)).await?, &delete.returning, alias)
+            let changes = match direct::delete(&writer, &target, delete, context).await? {
+                Some(changes) => changes,
+                None => Box::pin(change::deletes(&writer, &target, delete, context)).await?,
+            };
+            (changes, &delete.returning, alias)
         }
         other => return Err(Error::internal(format!("not a change: {other}"))),
     };

@@ -10,23 +10,20 @@ use std::sync::Arc;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::common::DataFusionError;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, GroupByExpr, Ident, ObjectName, Query, Select, SelectItem, SetExpr, Statement, TableFactor,
-    Value as Literal,
-};
-use rowstore::key::encode_key;
-use rowstore::value::{build_column, decode_row, parse_uuid};
-use rowstore::{ColumnType, RowTable, TableSchema, Value};
+use datafusion::sql::sqlparser::ast::{Expr, GroupByExpr, Query, Select, SelectItem, SetExpr, Statement, TableFactor};
+use rowstore::value::{build_column, decode_row};
+use rowstore::{RowTable, TableSchema, Value};
 
 use crate::answer::{Rows, SqlAnswer};
 use crate::append::blocking;
+use crate::by_key::{ident_name, key_of};
 use crate::catalog::{CatalogState, TableDef, TableKind};
 use crate::cut;
 use crate::database::Database;
 use crate::error::{Error, Result};
 use crate::query::Context;
-use crate::sql::ddl::name_of;
 use crate::sql::rewrite::{TableUse, Uses, resolve};
+use crate::txn::Key;
 use crate::view::running::Store;
 
 /// A point read, recognised.
@@ -41,10 +38,6 @@ struct PointRead {
 /// # Errors
 /// As any query, once it is one.
 pub async fn execute(database: &Database, statement: &Statement, context: Context<'_>) -> Option<Result<SqlAnswer>> {
-    // What a transaction has written lies over the table.
-    if context.transaction.is_some() {
-        return None;
-    }
     let Statement::Query(query) = statement else { return None };
     let read = recognise(query, &database.catalog(), context.params)?;
     Some(run(database, read, context).await)
@@ -64,8 +57,17 @@ async fn run(database: &Database, read: PointRead, context: Context<'_>) -> Resu
         }
     }
     let key = read.key;
+    // What a transaction has written lies over the table.
+    let own = context.transaction.and_then(|transaction| {
+        transaction.pin(&chosen.cut);
+        transaction.has_read(Key::Row(read.table.id, &key));
+        transaction.view(read.table.id)?.get(&key).cloned()
+    });
     let found = blocking(move || {
         let _held = generation;
+        if let Some(own) = own {
+            return Ok(own.into_iter().collect());
+        }
         parts
             .iter()
             .filter_map(|(rows, cut)| rows.get(&key, *cut).transpose())
@@ -100,21 +102,7 @@ fn recognise(query: &Query, catalog: &CatalogState, params: &[serde_json::Value]
     let table = Arc::clone(catalog.find_table(&resolve(name, catalog)?)?);
     let TableKind::Row(schema) = &table.kind else { return None };
     let columns = columns(&select.projection, schema)?;
-    let mut values = vec![Value::Null; schema.columns.len()];
-    let mut compared = Vec::new();
-    comparisons(select.selection.as_ref()?, &mut |column, constant| {
-        let at = schema.column(column)?;
-        values[at] = constant_of(constant, &schema.columns[at].kind, params)?;
-        compared.push(at);
-        Some(())
-    })?;
-    compared.sort_unstable();
-    let mut wanted = schema.primary_key.clone();
-    wanted.sort_unstable();
-    if compared != wanted || wanted.is_empty() {
-        return None;
-    }
-    let key = encode_key(&values, schema).ok()?;
+    let key = key_of(select.selection.as_ref()?, schema, params, None)?;
     Some(PointRead { table, columns, key })
 }
 
@@ -132,10 +120,6 @@ fn is_plain(select: &Select) -> bool {
         && connect_by.is_empty()
 }
 
-fn ident_name(ident: &Ident) -> String {
-    name_of(&ObjectName::from(ident.clone()))
-}
-
 /// Columns of the select list by position; `None` unless each is a plain column once, or all are asked for.
 fn columns(items: &[SelectItem], schema: &TableSchema) -> Option<Vec<usize>> {
     if let [SelectItem::Wildcard(options)] = items {
@@ -151,41 +135,4 @@ fn columns(items: &[SelectItem], schema: &TableSchema) -> Option<Vec<usize>> {
         columns.push(at);
     }
     Some(columns)
-}
-
-/// Calls `visit` with each `column = constant` of a conjunction; `None` when something else is in it.
-fn comparisons(expr: &Expr, visit: &mut dyn FnMut(&str, &Expr) -> Option<()>) -> Option<()> {
-    match expr {
-        Expr::Nested(inner) => comparisons(inner, visit),
-        Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
-            comparisons(left, visit)?;
-            comparisons(right, visit)
-        }
-        Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => match (&**left, &**right) {
-            (Expr::Identifier(column), constant @ Expr::Value(_)) | (constant @ Expr::Value(_), Expr::Identifier(column)) => {
-                visit(&ident_name(column), constant)
-            }
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-/// A constant as a value of a column, if it is of the column's own type.
-fn constant_of(constant: &Expr, kind: &ColumnType, params: &[serde_json::Value]) -> Option<Value> {
-    let Expr::Value(value) = constant else { return None };
-    let given = match &value.value {
-        Literal::Number(digits, false) => serde_json::Value::from(digits.parse::<i64>().ok()?),
-        Literal::SingleQuotedString(text) => serde_json::Value::from(text.as_str()),
-        Literal::Placeholder(name) => params.get(name.strip_prefix('$')?.parse::<usize>().ok()?.checked_sub(1)?)?.clone(),
-        _ => return None,
-    };
-    match (kind, given) {
-        (ColumnType::SmallInt | ColumnType::Integer | ColumnType::BigInt, serde_json::Value::Number(number)) => {
-            number.as_i64().map(Value::Int)
-        }
-        (ColumnType::Text | ColumnType::Varchar { .. }, serde_json::Value::String(text)) => Some(Value::Text(text)),
-        (ColumnType::Uuid, serde_json::Value::String(text)) => parse_uuid(&text).map(Value::Uuid),
-        _ => None,
-    }
 }

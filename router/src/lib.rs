@@ -16,6 +16,7 @@
 
 pub mod answer;
 pub mod append;
+pub mod by_key;
 pub mod catalog;
 pub mod cursors;
 pub mod cut;

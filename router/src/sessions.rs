@@ -1,4 +1,4 @@
-//! Sessions: what a client has between its requests, which is a transaction, if it began one.
+//! Sessions: what a client has between its requests: a transaction, if it began one, and the statements it has prepared.
 //!
 //! A request without a session is one by itself: `BEGIN; ...; COMMIT` in one text works as well.
 //!
@@ -13,13 +13,14 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use datafusion::sql::sqlparser::ast::{Statement as Ast, TransactionIsolationLevel, TransactionMode};
+use datafusion::sql::sqlparser::ast::{Expr, Statement as Ast, TransactionIsolationLevel, TransactionMode};
 use logcore::ErrorKind;
 use logcore::sys::clock;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::answer::SqlAnswer;
 use crate::append::finishing::Finishing;
+use crate::by_key;
 use crate::database::Database;
 use crate::dml::{self, Refused, conflict};
 use crate::error::{Error, Result, sqlstate};
@@ -32,10 +33,13 @@ use crate::txn::{Isolation, Transaction};
 const SESSIONS_MAX: usize = 1_024;
 /// A session that nobody uses is closed after this long, its transaction rolled back.
 const IDLE_MAX: Duration = Duration::from_secs(300);
+/// Statements that a session may have prepared.
+const PREPARED_MAX: usize = 1_000;
 
 #[derive(Default)]
 struct State {
     transaction: Option<Arc<Transaction>>,
+    prepared: HashMap<String, Arc<Statement>>,
 }
 
 struct Session {
@@ -131,6 +135,12 @@ fn isolation(modes: &[TransactionMode]) -> Isolation {
     }
 }
 
+/// The constants that EXECUTE gives, as parameters.
+fn constants(given: &[Expr], params: &[serde_json::Value]) -> Result<Vec<serde_json::Value>> {
+    let refused = |expr| Error::unsupported(format!("EXECUTE takes constants, not {expr}")).hint("send params with the request");
+    given.iter().map(|expr| by_key::parameter(expr, params).ok_or_else(|| refused(expr))).collect()
+}
+
 fn done(tag: &'static str) -> SqlAnswer {
     SqlAnswer::Done { tag, position: None }
 }
@@ -140,8 +150,20 @@ impl Turn {
     ///
     /// # Errors
     /// As [`Database::sql`].
-    pub async fn execute(&mut self, database: &Database, statement: Statement, context: Context<'_>) -> Result<SqlAnswer> {
-        if let Statement::Sql(ast) = &statement
+    pub async fn execute(&mut self, database: &Database, statement: &Statement, context: Context<'_>) -> Result<SqlAnswer> {
+        if let Statement::Sql(ast) = statement
+            && let Ast::Execute { name: Some(name), parameters, immediate: false, into, using, .. } = &**ast
+            && into.is_empty()
+            && using.is_empty()
+        {
+            let (prepared, params) = (self.prepared(&name_of(name))?, constants(parameters, context.params)?);
+            return Box::pin(self.run(database, &prepared, Context { params: &params, ..context })).await;
+        }
+        self.run(database, statement, context).await
+    }
+
+    async fn run(&mut self, database: &Database, statement: &Statement, context: Context<'_>) -> Result<SqlAnswer> {
+        if let Statement::Sql(ast) = statement
             && let Some(answer) = self.control(database, ast, context).await
         {
             return answer;
@@ -152,7 +174,7 @@ impl Turn {
             return Err(Error::new(sqlstate::IN_FAILED_SQL_TRANSACTION, ErrorKind::Invalid, message)
                 .hint("ROLLBACK, or ROLLBACK TO a savepoint"));
         }
-        if let Statement::Ddl(ddl) = &statement
+        if let Statement::Ddl(ddl) = statement
             && !ddl.only_shows()
         {
             transaction.fail();
@@ -197,8 +219,45 @@ impl Turn {
                 let name = name_of(&name.clone().into());
                 self.within("RELEASE", |transaction| transaction.release(&name)).map(|()| done("RELEASE"))
             }
+            Ast::Prepare { name, statement, .. } => self.prepare(name_of(&name.clone().into()), statement),
+            Ast::Deallocate { name, .. } => self.deallocate(&name_of(&name.clone().into())),
             _ => return None,
         })
+    }
+
+    fn prepared(&self, name: &str) -> Result<Arc<Statement>> {
+        self.state.prepared.get(name).cloned().ok_or_else(|| {
+            let message = format!("prepared statement \"{name}\" does not exist");
+            Error::new(sqlstate::INVALID_SQL_STATEMENT_NAME, ErrorKind::NotFound, message)
+                .hint("PREPARE it in the same session, or in the same request")
+        })
+    }
+
+    fn prepare(&mut self, name: String, statement: &Ast) -> Result<SqlAnswer> {
+        if !matches!(statement, Ast::Query(_) | Ast::Insert(_) | Ast::Update(_) | Ast::Delete(_) | Ast::Merge(_)) {
+            return Err(Error::syntax("PREPARE takes SELECT, INSERT, UPDATE, DELETE or MERGE"));
+        }
+        if self.state.prepared.contains_key(&name) {
+            let message = format!("prepared statement \"{name}\" already exists");
+            return Err(Error::new(sqlstate::DUPLICATE_PREPARED_STATEMENT, ErrorKind::Conflict, message)
+                .hint(format!("DEALLOCATE {name} first")));
+        }
+        if self.state.prepared.len() >= PREPARED_MAX {
+            let message = format!("the session has prepared {PREPARED_MAX} statements");
+            return Err(Error::new(sqlstate::CONFIGURATION_LIMIT, ErrorKind::Throttled, message).hint("DEALLOCATE some"));
+        }
+        self.state.prepared.insert(name, Arc::new(Statement::Sql(Box::new(statement.clone()))));
+        Ok(done("PREPARE"))
+    }
+
+    fn deallocate(&mut self, name: &str) -> Result<SqlAnswer> {
+        if name == "all" {
+            self.state.prepared.clear();
+            return Ok(done("DEALLOCATE ALL"));
+        }
+        self.prepared(name)?;
+        self.state.prepared.remove(name);
+        Ok(done("DEALLOCATE"))
     }
 
     fn within(&self, statement: &str, act: impl FnOnce(&Transaction) -> Result<()>) -> Result<()> {

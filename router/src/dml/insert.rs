@@ -17,7 +17,7 @@ use rowstore::{Index, Value};
 use super::change::values_at;
 use super::constraints::{Writer, batch_of};
 use super::target::{Change, Row, Target};
-use super::{ROWS_BYTES_MAX, defaults, effective_default, factor, not_yet, select_from};
+use super::{ROWS_BYTES_MAX, defaults, direct, effective_default, factor, not_yet, select_from};
 use crate::append::blocking;
 use crate::error::{Error, Result, sqlstate};
 use crate::query::{self, Context};
@@ -64,6 +64,9 @@ async fn given_rows(writer: &Writer, target: &Arc<Target>, insert: &Insert, cont
     };
     if let Some(twice) = columns.iter().enumerate().find(|(n, at)| columns[..*n].contains(at)) {
         return Err(Error::invalid(format!("column \"{}\" is named twice", target.schema.columns[*twice.1].name)));
+    }
+    if let Some(rows) = direct::rows(writer, target, insert, &columns, context).await? {
+        return Ok(rows);
     }
     let Some(mut source) = insert.source.clone() else {
         let values = defaults(database, target, &[], context).await?;

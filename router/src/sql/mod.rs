@@ -16,4 +16,5 @@ pub mod names;
 pub mod parse;
 pub mod patterns;
 pub mod rewrite;
+pub mod statements;
 pub mod types;

@@ -3,7 +3,7 @@
 //! `log` measures what the design promises of the log. The way of a run: [`args`] is what was asked for, [`open`] turns it into
 //! an open log, [`mod@run`] starts the [`producer`]s and the [`reader`]s around a [`meter`], [`read_back`] and [`idle`] are what can
 //! be asked for beside appending, and [`report`] says what came out. What is appended, and whether what is read is that, is
-//! [`payload`]'s.
+//! [`payload`]'s. `sql`, in [`mod@sql`], measures statements beside PostgreSQL's.
 
 mod args;
 mod idle;
@@ -15,6 +15,7 @@ mod read_back;
 mod reader;
 mod report;
 mod run;
+mod sql;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 
 use args::LogArgs;
+use sql::SqlArgs;
 
 /// `headwater bench`.
 #[derive(Args)]
@@ -34,10 +36,14 @@ pub struct BenchArgs {
 enum BenchCommand {
     /// Appends to a log of its own, and reads it back
     Log(Box<LogArgs>),
+    /// Runs statements by key and small transactions
+    Sql(SqlArgs),
 }
 
 /// Runs the benchmark.
 pub fn run(args: &BenchArgs) -> Result<()> {
-    let BenchCommand::Log(args) = &args.command;
-    run::run(args)
+    match &args.command {
+        BenchCommand::Log(args) => run::run(args),
+        BenchCommand::Sql(args) => sql::run(args),
+    }
 }
