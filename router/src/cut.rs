@@ -22,15 +22,17 @@ use crate::append::blocking;
 use crate::catalog::{CatalogState, Source, StreamDef, TableDef, TableKind};
 use crate::database::Database;
 use crate::error::{Error, Result, sqlstate};
+use crate::feed;
 use crate::position::Cut;
+use crate::provider::changes::ChangesProvider;
 use crate::provider::document::DocumentProvider;
 use crate::provider::row::RowProvider;
 use crate::provider::scan::SourceTable;
 use crate::provider::series::SeriesProvider;
 use crate::provider::stream::StreamProvider;
 use crate::query::Context;
-use crate::sql::rewrite::{AsOf, TableUse, Uses};
-use crate::txn::Transaction;
+use crate::sql::rewrite::{AsOf, ChangesFrom, TableUse, Uses};
+use crate::txn::{Key, Transaction};
 use crate::view::running::{Generation, Store, View};
 
 /// How long a statement waits for the slower of its views, so that it need not read the faster ones in the past.
@@ -126,6 +128,11 @@ async fn choose_among(
             None => ends.clone(),
         };
         let transaction = context.transaction.filter(|_| target.used.as_of.is_none());
+        if let Some(from) = &target.used.changes {
+            providers.insert(target.used.internal.clone(), changes(database, target, &own, from, transaction).await?);
+            generations.extend(target.table.as_ref().map(|table| Arc::clone(&table.generation)));
+            continue;
+        }
         providers.insert(target.used.internal.clone(), provider(database, target, &own, &documents, uses.score, transaction)?);
         generations.extend(target.table.as_ref().map(|table| Arc::clone(&table.generation)));
     }
@@ -403,6 +410,24 @@ fn provider(
             Arc::new(SourceTable(SeriesProvider::new(name, options.series.clone(), layout, series)))
         }
     })
+}
+
+/// The change feed of a table, up to the cut.
+async fn changes(
+    database: &Database,
+    target: &Target,
+    ends: &Ends,
+    from: &ChangesFrom,
+    transaction: Option<&Arc<Transaction>>,
+) -> Result<Arc<dyn TableProvider>> {
+    let name = &target.used.name;
+    let Some(TargetTable { def, view, generation }) = &target.table else { return Err(feed::is_stream(name)) };
+    if let Some(transaction) = transaction {
+        transaction.has_read(Key::Table(def.id));
+    }
+    let end = |partition: u32| ends.get(&(target.stream.id, partition)).copied().unwrap_or_default();
+    let parts = feed::parts(database, (def, view, generation), end).await?;
+    Ok(Arc::new(SourceTable(ChangesProvider::new((name, feed::fed(def)?), &target.stream.name, parts, from)?)))
 }
 
 /// Whether SQL may write a table.

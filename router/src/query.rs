@@ -62,7 +62,7 @@ pub async fn plan(database: &Database, statement: Statement, context: Context<'_
     let mut uses: Uses = rewrite(&mut statement, &catalog)?;
     plain_forms(&mut statement)?;
     if let Some(name) = also {
-        let table = TableUse { internal: name.to_owned(), name: name.to_owned(), as_of: None };
+        let table = TableUse { internal: name.to_owned(), name: name.to_owned(), ..TableUse::default() };
         if !uses.tables.contains(&table) {
             uses.tables.push(table);
         }

@@ -18,6 +18,7 @@
 
 pub mod constraint;
 pub mod error;
+pub mod feed;
 pub mod index;
 pub mod key;
 pub mod lsm;
@@ -31,6 +32,7 @@ pub mod value;
 
 pub use constraint::{Action, Constraint, Rule};
 pub use error::{Error, Result};
+pub use feed::Versions;
 pub use index::{Index, IndexColumn};
 pub use materializer::{RowChange, RowMaterializer, RowProjection};
 pub use scan::{Overlay, ScanRequest};

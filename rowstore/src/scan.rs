@@ -146,12 +146,12 @@ impl RowTable {
     }
 
     /// For each column up to the last one projected: where its values go.
-    fn wanted(&self, projection: &[usize]) -> Vec<Vec<usize>> {
+    pub(crate) fn wanted(&self, projection: &[usize]) -> Vec<Vec<usize>> {
         let last = projection.iter().max().map_or(0, |last| last + 1);
         (0..last).map(|at| projection.iter().enumerate().filter(|(_, p)| **p == at).map(|(n, _)| n).collect()).collect()
     }
 
-    fn push_row(&self, row: &[u8], wanted: &[Vec<usize>], columns: &mut [ColumnBuilder]) -> Result<()> {
+    pub(crate) fn push_row(&self, row: &[u8], wanted: &[Vec<usize>], columns: &mut [ColumnBuilder]) -> Result<()> {
         if wanted.is_empty() {
             return Ok(());
         }

@@ -171,8 +171,12 @@ impl Visitor for Collector<'_> {
     type Break = ();
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
-        if let TableFactor::Table { name, args: None, .. } = factor {
-            self.used.push(resolve(name, self.catalog).unwrap_or_else(|| bare(name)));
+        let named = match factor {
+            TableFactor::Table { name, args: None, .. } => Some(name.clone()),
+            factor => crate::sql::changes::table_of(factor),
+        };
+        if let Some(name) = named {
+            self.used.push(resolve(&name, self.catalog).unwrap_or_else(|| bare(&name)));
         }
         ControlFlow::Continue(())
     }

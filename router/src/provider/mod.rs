@@ -3,6 +3,7 @@
 //! [`scan::ScanExec`] is the one plan node for all of them: a store says how to run a partition, the node streams its batches
 //! through a small channel from a blocking thread.
 
+pub(crate) mod changes;
 pub mod document;
 pub mod filter;
 pub mod row;

@@ -56,6 +56,11 @@ pub trait Scan: Send + Sync {
     /// What is read and what was pushed into it, for EXPLAIN.
     fn describe(&self) -> String;
 
+    /// The column by which the rows of each partition ascend, among those that are read.
+    fn ascending_column(&self) -> Option<usize> {
+        None
+    }
+
     /// The column whose descending order the store can give, best first.
     fn score_column(&self) -> Option<usize> {
         None
@@ -120,8 +125,12 @@ impl ScanExec {
     /// A node that reads `scan`, whose batches have `schema`.
     #[must_use]
     pub fn new(scan: Arc<dyn Scan>, schema: SchemaRef, limit: Option<usize>) -> Self {
+        let ascending = scan.ascending_column().map(|at| {
+            let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(schema.field(at).name(), at));
+            vec![PhysicalSortExpr::new_default(column)]
+        });
         let properties = PlanProperties::new(
-            EquivalenceProperties::new(Arc::clone(&schema)),
+            EquivalenceProperties::new_with_orderings(Arc::clone(&schema), ascending),
             Partitioning::UnknownPartitioning(scan.partitions().max(1)),
             EmissionType::Incremental,
             Boundedness::Bounded,

@@ -124,7 +124,7 @@ impl std::fmt::Debug for StreamProvider {
 
 /// What part of a stream can hold what is asked for.
 #[derive(Clone, Copy, Debug, Default)]
-struct Window {
+pub(crate) struct Window {
     partition: Option<i64>,
     from: Option<i64>,
     until: Option<i64>,
@@ -133,7 +133,7 @@ struct Window {
 
 impl Window {
     /// Narrows the window by a condition; `false` when the condition is none of ours.
-    fn narrow(&mut self, expr: &Expr) -> bool {
+    pub(crate) fn narrow(&mut self, expr: &Expr) -> bool {
         let Some(found) = comparison(expr) else { return false };
         match (found.column, number(found.value), found.operator) {
             ("partition", Some(partition), Operator::Eq) => self.partition = Some(partition),
@@ -154,6 +154,20 @@ impl Window {
             _ => return false,
         }
         true
+    }
+
+    /// The offsets of a partition that can hold what is asked for.
+    pub(crate) fn bounds(&self, partition: &Partition, cut: Offset) -> Result<(Offset, Offset)> {
+        let number = i64::from(partition.id().partition.value());
+        if self.partition.is_some_and(|wanted| wanted != number) {
+            return Ok((Offset::ZERO, Offset::ZERO));
+        }
+        let offset = |at: i64| Offset::new(at.max(0).unsigned_abs());
+        let mut from = partition.log_start().max(self.from.map_or(Offset::ZERO, offset));
+        if let Some(since) = self.since_micros {
+            from = from.max(partition.offset_at(TimestampMillis::new(since.div_euclid(1_000)))?);
+        }
+        Ok((from, self.until.map_or(cut, |until| cut.min(offset(until)))))
     }
 }
 
@@ -194,20 +208,6 @@ struct StreamScan {
 }
 
 impl StreamScan {
-    /// The offsets of a partition that can hold what is asked for.
-    fn bounds(&self, partition: &Partition, cut: Offset) -> Result<(Offset, Offset)> {
-        let number = i64::from(partition.id().partition.value());
-        if self.window.partition.is_some_and(|wanted| wanted != number) {
-            return Ok((Offset::ZERO, Offset::ZERO));
-        }
-        let offset = |at: i64| Offset::new(at.max(0).unsigned_abs());
-        let mut from = partition.log_start().max(self.window.from.map_or(Offset::ZERO, offset));
-        if let Some(since) = self.window.since_micros {
-            from = from.max(partition.offset_at(TimestampMillis::new(since.div_euclid(1_000)))?);
-        }
-        Ok((from, self.window.until.map_or(cut, |until| cut.min(offset(until)))))
-    }
-
     fn count(&self, frames: &[Frame], from: Offset, until: Offset) -> Result<RecordBatch> {
         let batches = frames.iter().filter(|frame| frame.header.kind == FrameKind::Batch);
         let inside = batches.map(|frame| records_inside(frame, from, until)).sum::<Result<u64>>()?;
@@ -242,7 +242,7 @@ impl StreamScan {
         bounds: Bounds,
         emit: &mut dyn FnMut(RecordBatch) -> ControlFlow<()>,
     ) -> Result<()> {
-        let (mut next, until) = self.bounds(partition, cut)?;
+        let (mut next, until) = self.window.bounds(partition, cut)?;
         let mut left = bounds.limit.unwrap_or(usize::MAX);
         while next < until && left > 0 {
             let frames = partition.read(next, READ_BYTES)?;

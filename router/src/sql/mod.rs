@@ -5,6 +5,7 @@
 
 pub mod assign;
 pub mod cast;
+pub(crate) mod changes;
 pub mod compare;
 pub mod constraints;
 pub mod ddl;

@@ -13,6 +13,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use super::cast;
+use super::changes::changes;
 use super::ddl::name_of;
 use super::names::name_columns;
 use super::parse::{AS_OF_OFFSET, AS_OF_POSITION, Statement as Parsed, parse};
@@ -34,8 +35,19 @@ pub enum AsOf {
     Timestamp(i64),
 }
 
-/// A table or stream that a statement reads.
+/// Where the changes of a table begin that `CHANGES(...)` gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChangesFrom {
+    /// At the first that is kept.
+    Earliest,
+    /// At this offset, inclusive.
+    Offset(u64),
+    /// Behind these positions.
+    Behind(Cut),
+}
+
+/// A table or stream that a statement reads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TableUse {
     /// Its name in the plan.
     pub internal: String,
@@ -43,6 +55,8 @@ pub struct TableUse {
     pub name: String,
     /// The moment it is read at, if not now.
     pub as_of: Option<AsOf>,
+    /// Its changes are read instead of its rows, from here on.
+    pub changes: Option<ChangesFrom>,
 }
 
 /// What a statement uses.
@@ -126,6 +140,11 @@ impl VisitorMut for Rewriter<'_> {
     }
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
+        match changes(factor, self.catalog, &mut self.uses) {
+            Ok(false) => {}
+            Ok(true) => return ControlFlow::Continue(()),
+            Err(error) => return ControlFlow::Break(error),
+        }
         let TableFactor::Table { name, alias, version, args: None, .. } = factor else { return ControlFlow::Continue(()) };
         let as_of = match version.take().map(as_of).transpose() {
             Ok(as_of) => as_of,
@@ -161,7 +180,7 @@ impl VisitorMut for Rewriter<'_> {
             alias.get_or_insert(TableAlias { explicit: true, name: ident, columns: vec![], at: None });
         }
         *name = ObjectName::from(vec![Ident::with_quote('"', &internal)]);
-        let table = TableUse { internal, name: resolved, as_of };
+        let table = TableUse { internal, name: resolved, as_of, changes: None };
         if !self.uses.tables.contains(&table) {
             self.uses.tables.push(table);
         }

@@ -207,17 +207,7 @@ impl Views {
         number: u64,
         options: TaskOptions,
     ) -> Result<Generation> {
-        let select = match &table.source {
-            Source::Stream { select: Some(select), .. } => {
-                let target = match &table.kind {
-                    TableKind::Row(schema) => Some(Arc::new(schema.clone())),
-                    TableKind::Series(series) => Some(Arc::new(series.columns.clone())),
-                    TableKind::Document(_) => None,
-                };
-                Some(SelectProjection::plan(&self.base, select, &stream.name, target).await?)
-            }
-            _ => None,
-        };
+        let select = self.plan_select(table, stream).await?;
         let mut parts = Vec::new();
         for partition in 0..stream.partitions {
             let select = select.as_ref().map(|select| select.for_partition(partition));
@@ -230,6 +220,25 @@ impl Views {
             }
         }
         Ok(Generation { number, parts })
+    }
+
+    async fn plan_select(&self, table: &TableDef, stream: &StreamDef) -> Result<Option<SelectProjection>> {
+        let Source::Stream { select: Some(select), .. } = &table.source else { return Ok(None) };
+        let target = match &table.kind {
+            TableKind::Row(schema) => Some(Arc::new(schema.clone())),
+            TableKind::Series(series) => Some(Arc::new(series.columns.clone())),
+            TableKind::Document(_) => None,
+        };
+        Ok(Some(SelectProjection::plan(&self.base, select, &stream.name, target).await?))
+    }
+
+    /// What makes row changes of a table's records, for readers of its change feed.
+    ///
+    /// # Errors
+    /// When its `AS SELECT` no longer plans.
+    pub async fn projections(&self, table: &Arc<TableDef>, schema: &Arc<TableSchema>, stream: &StreamDef) -> Result<Projections> {
+        let select = self.plan_select(table, stream).await?;
+        Ok(Projections { table: Arc::clone(table), schema: Arc::clone(schema), select })
     }
 
     fn open_part(
@@ -352,6 +361,23 @@ impl Views {
             }
         }
         Ok(())
+    }
+}
+
+/// The projection of a row table, again and again: each reader needs one of its own.
+#[derive(Clone)]
+pub struct Projections {
+    table: Arc<TableDef>,
+    schema: Arc<TableSchema>,
+    select: Option<SelectProjection>,
+}
+
+impl Projections {
+    /// One for a partition.
+    #[must_use]
+    pub fn for_partition(&self, partition: u32) -> Box<dyn Projection<Vec<RowChange>>> {
+        let select = self.select.as_ref().map(|select| select.for_partition(partition));
+        row_projection(&self.table, &self.schema, select)
     }
 }
 

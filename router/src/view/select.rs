@@ -68,7 +68,7 @@ impl SelectProjection {
             options: crate::catalog::StreamOptions::default(),
         }));
         let uses = crate::sql::rewrite::rewrite(&mut statement, &catalog)?;
-        if uses.tables.iter().any(|table| table.name != stream || table.as_of.is_some()) {
+        if uses.tables.iter().any(|table| table.name != stream || table.as_of.is_some() || table.changes.is_some()) {
             return Err(Error::unsupported(format!("the SELECT of a view reads its stream \"{stream}\" and nothing else")));
         }
         let provider: Arc<dyn datafusion::catalog::TableProvider> =

@@ -11,7 +11,7 @@ use arrow::datatypes::{
 
 pub(crate) use column::ColumnBuilder;
 pub use column::build_column;
-pub(crate) use row::{RowReader, encode_value};
+pub(crate) use row::{RowReader, ValueRef, encode_value};
 pub use row::{decode_row, encode_row};
 
 use crate::types::ColumnType;
