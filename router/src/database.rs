@@ -417,7 +417,11 @@ impl Database {
         for (stream, _, _) in cut.ends() {
             let id = catalog.stream(stream)?.id;
             let views = catalog.tables().filter(|table| table.stream().value() == id);
-            tables.extend(views.map(|table| TableUse { internal: table.name.clone(), name: table.name.clone(), ..TableUse::default() }));
+            tables.extend(views.map(|table| TableUse {
+                internal: table.name.clone(),
+                name: table.name.clone(),
+                ..TableUse::default()
+            }));
         }
         let context = Context { params: &[], wait: cut, deadline, transaction: None };
         cut::choose(self, &Uses { tables, score: false }, context).await.map(drop).map_err(|error| self.named(error))
@@ -454,7 +458,8 @@ impl Database {
         }
         let request: docstore::SearchRequest = serde_json::from_value(request)
             .map_err(|error| Error::invalid(format!("search request: {error}")).hint("see the HTTP reference, search request"))?;
-        let uses = Uses { tables: vec![TableUse { internal: table.into(), name: table.into(), ..TableUse::default() }], score: false };
+        let uses =
+            Uses { tables: vec![TableUse { internal: table.into(), name: table.into(), ..TableUse::default() }], score: false };
         let context = Context { params: &[], wait, deadline, transaction: None };
         let chosen = cut::choose(self, &uses, context).await.map_err(|error| self.named(error))?;
         let generation = Arc::clone(&chosen.generations[0]);

@@ -46,7 +46,8 @@ pub async fn execute(database: &Database, statement: &Statement, context: Contex
 async fn run(database: &Database, read: PointRead, context: Context<'_>) -> Result<SqlAnswer> {
     let TableKind::Row(schema) = &read.table.kind else { return Err(Error::internal("a point read is of a row table")) };
     let name = &read.table.name;
-    let uses = Uses { tables: vec![TableUse { internal: name.clone(), name: name.clone(), ..TableUse::default() }], score: false };
+    let uses =
+        Uses { tables: vec![TableUse { internal: name.clone(), name: name.clone(), ..TableUse::default() }], score: false };
     let chosen = cut::choose(database, &uses, context).await?;
     let generation = Arc::clone(&chosen.generations[0]);
     let stream = &database.views().get(&read.table)?.stream.name;

@@ -130,8 +130,9 @@ impl FeedPart {
     pub fn check(&self, table: &str, stream: &str, from: Offset) -> Result<()> {
         let (start, end, partition) = (self.start(), self.log.committed().get(), self.partition);
         if from < start {
-            let message =
-                format!("the changes of table \"{table}\" are kept from offset {start} of {stream}/{partition} on, not from {from}");
+            let message = format!(
+                "the changes of table \"{table}\" are kept from offset {start} of {stream}/{partition} on, not from {from}"
+            );
             return Err(Error::invalid(message)
                 .hint(format!("begin at {start}; what the rows were there says FOR SYSTEM_TIME AS OF OFFSET")));
         }
@@ -206,23 +207,11 @@ impl Database {
     ///
     /// # Errors
     /// Unknown tables and partitions, tables without a feed, offsets that are not kept or beyond the end.
-    pub async fn changes(
-        &self,
-        table: &str,
-        partition: Option<u32>,
-        from: ReadFrom,
-        limits: ReadLimits,
-    ) -> Result<ChangesPage> {
+    pub async fn changes(&self, table: &str, partition: Option<u32>, from: ReadFrom, limits: ReadLimits) -> Result<ChangesPage> {
         self.try_changes(table, partition, from, limits).await.map_err(|error| self.named(error))
     }
 
-    async fn try_changes(
-        &self,
-        table: &str,
-        partition: Option<u32>,
-        from: ReadFrom,
-        limits: ReadLimits,
-    ) -> Result<ChangesPage> {
+    async fn try_changes(&self, table: &str, partition: Option<u32>, from: ReadFrom, limits: ReadLimits) -> Result<ChangesPage> {
         let mut next = from;
         loop {
             let def = find(&self.catalog(), table)?;
@@ -291,8 +280,7 @@ fn one_partition(view: &View, table: &str, partition: Option<u32>) -> Result<usi
         }
         Some(partition) => {
             let message = format!("stream \"{}\" of table \"{table}\" has no partition {partition}", view.stream.name);
-            Err(Error::new(sqlstate::UNDEFINED_TABLE, ErrorKind::NotFound, message)
-                .hint(format!("it has {has}, counted from 0")))
+            Err(Error::new(sqlstate::UNDEFINED_TABLE, ErrorKind::NotFound, message).hint(format!("it has {has}, counted from 0")))
         }
     }
 }

@@ -43,11 +43,7 @@ impl RowTable {
     ///
     /// # Errors
     /// When a row does not decode.
-    pub fn columns_of<'a>(
-        &self,
-        rows: impl Iterator<Item = Option<&'a [u8]>>,
-        projection: &[usize],
-    ) -> Result<Vec<ArrayRef>> {
+    pub fn columns_of<'a>(&self, rows: impl Iterator<Item = Option<&'a [u8]>>, projection: &[usize]) -> Result<Vec<ArrayRef>> {
         let kinds = projection.iter().map(|at| &self.schema.columns[*at].kind);
         let mut columns: Vec<ColumnBuilder> = kinds.map(ColumnBuilder::new).collect();
         let wanted = self.wanted(projection);

@@ -30,9 +30,10 @@ const BATCH_BYTES: usize = 1 << 20;
 pub(crate) fn schema_of(table: &TableSchema) -> SchemaRef {
     let columns = table.arrow();
     let versions = |prefix: &'static str| {
-        columns.fields().iter().map(move |field| {
-            Field::clone(field).with_name(format!("{prefix}{}", field.name())).with_nullable(true)
-        })
+        columns
+            .fields()
+            .iter()
+            .map(move |field| Field::clone(field).with_name(format!("{prefix}{}", field.name())).with_nullable(true))
     };
     let own = (0..3).map(|at| STREAM_SCHEMA.field(at).clone()).chain([Field::new("change", DataType::Utf8, false)]);
     Arc::new(Schema::new(own.chain(versions("old_")).chain(versions("new_")).collect::<Vec<_>>()))
@@ -90,7 +91,8 @@ impl ChangesProvider {
             let from = match from {
                 ChangesFrom::Earliest => return Ok((part.start(), part)),
                 ChangesFrom::Offset(_) if several => {
-                    let message = format!("stream \"{stream}\" of table \"{name}\" has several partitions: one offset is no place in it");
+                    let message =
+                        format!("stream \"{stream}\" of table \"{name}\" has several partitions: one offset is no place in it");
                     return Err(Error::invalid(message).hint("write CHANGES(table, 'stream/0@offset,stream/1@offset')"));
                 }
                 ChangesFrom::Offset(offset) => Offset::new(*offset),

@@ -6,6 +6,7 @@
 
 pub mod accept;
 pub mod body;
+pub mod changes;
 pub mod console;
 pub mod cursors;
 pub mod error;
@@ -105,6 +106,7 @@ pub fn routes() -> Vec<Route> {
         post_("/v1/streams/{stream}/records", post(streams::append)),
         get_("/v1/streams/{stream}/partitions/{partition}/records", get(streams::read)),
         get_("/v1/streams/{stream}/tail", get(tail::follow)),
+        get_("/v1/tables/{table}/changes", get(changes::read)),
         get_("/v1/cursors", get(cursors::list)),
         get_(CURSOR, get(cursors::show)),
         Route { method: Method::PUT, path: CURSOR, handler: put(cursors::commit) },

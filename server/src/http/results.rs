@@ -134,7 +134,8 @@ fn json_text<'b>(schema: &SchemaRef, batch: &'b RecordBatch, column: usize, row:
     plain.or_else(large).or_else(|| array.as_string_view_opt().map(|texts| texts.value(row)))
 }
 
-fn push_cell(out: &mut Vec<u8>, schema: &SchemaRef, batch: &RecordBatch, column: usize, row: usize) {
+/// Appends one value as JSON.
+pub fn push_cell(out: &mut Vec<u8>, schema: &SchemaRef, batch: &RecordBatch, column: usize, row: usize) {
     match json_text(schema, batch, column, row).filter(|text| json::check(text.as_bytes()).is_ok()) {
         // Line breaks of JSON stand between tokens only: as spaces they leave rows on their lines.
         Some(text) => out.extend(text.bytes().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte })),

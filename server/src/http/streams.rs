@@ -203,6 +203,25 @@ pub fn parse_offset(text: &str) -> Result<ReadFrom, ApiError> {
     }
 }
 
+/// The bounds of a page, as a query string has them.
+///
+/// # Errors
+/// What is out of range.
+pub fn read_limits(limit: Option<usize>, max_bytes: Option<usize>, wait_ms: Option<u64>) -> Result<ReadLimits, ApiError> {
+    let wait_until = match wait_ms {
+        None | Some(0) => None,
+        Some(wait_ms) if wait_ms <= READ_WAIT_MS_MAX => Some(Instant::now() + Duration::from_millis(wait_ms)),
+        Some(wait_ms) => {
+            return Err(ApiError::invalid(format!("wait_ms is {wait_ms}, it goes from 0 to {READ_WAIT_MS_MAX}")));
+        }
+    };
+    Ok(ReadLimits {
+        records: in_range("limit", limit.unwrap_or(READ_RECORDS), READ_RECORDS_MAX)?,
+        bytes: in_range("max_bytes", max_bytes.unwrap_or(READ_BYTES), READ_BYTES_MAX)?,
+        wait_until,
+    })
+}
+
 impl ReadQuery {
     fn bounds(&self) -> Result<(ReadFrom, ReadLimits), ApiError> {
         let from = match (&self.offset, self.timestamp) {
@@ -211,18 +230,7 @@ impl ReadQuery {
             (None, Some(timestamp)) => ReadFrom::Timestamp(timestamp),
             (None, None) => ReadFrom::Earliest,
         };
-        let wait_until = match self.wait_ms {
-            None | Some(0) => None,
-            Some(wait_ms) if wait_ms <= READ_WAIT_MS_MAX => Some(Instant::now() + Duration::from_millis(wait_ms)),
-            Some(wait_ms) => {
-                return Err(ApiError::invalid(format!("wait_ms is {wait_ms}, it goes from 0 to {READ_WAIT_MS_MAX}")));
-            }
-        };
-        let limits = ReadLimits {
-            records: in_range("limit", self.limit.unwrap_or(READ_RECORDS), READ_RECORDS_MAX)?,
-            bytes: in_range("max_bytes", self.max_bytes.unwrap_or(READ_BYTES), READ_BYTES_MAX)?,
-            wait_until,
-        };
+        let limits = read_limits(self.limit, self.max_bytes, self.wait_ms)?;
         Ok((from, limits))
     }
 }
