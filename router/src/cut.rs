@@ -34,6 +34,7 @@ use crate::query::Context;
 use crate::sql::rewrite::{AsOf, ChangesFrom, TableUse, Uses};
 use crate::txn::{Key, Transaction};
 use crate::view::running::{Generation, Store, View};
+use crate::view::vacuum::refuse;
 
 /// How long a statement waits for the slower of its views, so that it need not read the faster ones in the past.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -127,6 +128,12 @@ async fn choose_among(
             Some(as_of) => past(database, target, as_of, deadline).await?,
             None => ends.clone(),
         };
+        if let Some(TargetTable { def, generation, .. }) = &target.table {
+            for part in &generation.parts {
+                let end = own.get(&(target.stream.id, part.partition)).copied().unwrap_or_default();
+                refuse(def, &target.stream.name, part, end, target.used.as_of.is_some())?;
+            }
+        }
         let transaction = context.transaction.filter(|_| target.used.as_of.is_none());
         if let Some(from) = &target.used.changes {
             providers.insert(target.used.internal.clone(), changes(database, target, &own, from, transaction).await?);

@@ -43,6 +43,7 @@ use crate::sql::statements::Statements;
 use crate::units::show_span;
 use crate::view::rebuild;
 use crate::view::running::{Generation, View, Views};
+use crate::view::vacuum::{self, Vacuums};
 use crate::{define, dml, fast_path};
 
 /// How long a change of definitions may take to become durable and known.
@@ -88,6 +89,10 @@ pub struct DatabaseOptions {
     pub view_memory_bytes: usize,
     /// Speed limit of rebuilds; 0 for none.
     pub rebuild_records_per_second_max: u64,
+    /// How often it is looked for tables with old versions to take out; 0 for never.
+    pub vacuum_interval: Duration,
+    /// Speed limit of copying a table that is vacuumed, in rows and index entries; 0 for none.
+    pub vacuum_rows_per_second_max: u64,
 }
 
 impl Default for DatabaseOptions {
@@ -101,6 +106,8 @@ impl Default for DatabaseOptions {
             sql_memory_bytes_max: 256 << 20,
             view_memory_bytes: 64 << 20,
             rebuild_records_per_second_max: 0,
+            vacuum_interval: Duration::from_secs(60),
+            vacuum_rows_per_second_max: 200_000,
         }
     }
 }
@@ -119,6 +126,7 @@ struct Inner {
     statements: Statements,
     /// Where `_tables` ended when the log was opened.
     recovered: OnceLock<Offset>,
+    vacuums: Vacuums,
     ddl: Mutex<()>,
     gate: RwLock<()>,
     handle: Handle,
@@ -180,6 +188,7 @@ impl Database {
             sessions: Sessions::default(),
             statements: Statements::default(),
             recovered: OnceLock::new(),
+            vacuums: Vacuums::default(),
             ddl: Mutex::new(()),
             gate: RwLock::new(()),
             handle: handle.clone(),
@@ -194,7 +203,23 @@ impl Database {
         if let Ok(tables) = database.log().partition(PartitionRef::new(StreamId::TABLES, 0)) {
             let _ = database.inner.recovered.set(tables.committed().get());
         }
+        database.keep_histories();
         Ok(database)
+    }
+
+    /// Looks for old versions to take out from time to time, for as long as the database is there.
+    fn keep_histories(&self) {
+        let (inner, interval) = (Arc::downgrade(&self.inner), self.options().vacuum_interval);
+        if interval.is_zero() {
+            return;
+        }
+        self.spawn(async move {
+            loop {
+                tokio::time::sleep(interval).await;
+                let Some(inner) = inner.upgrade() else { return };
+                vacuum::keep_histories(&Self { inner }).await;
+            }
+        });
     }
 
     /// Opens what the catalog names. A view that does not open is left out, loudly: the rest serves.
@@ -281,6 +306,10 @@ impl Database {
     /// Held for reading by changes of rows until they are in the log, and for writing while what must hold of rows is defined.
     pub(crate) fn gate(&self) -> &RwLock<()> {
         &self.inner.gate
+    }
+
+    pub(crate) fn vacuums(&self) -> &Vacuums {
+        &self.inner.vacuums
     }
 
     pub(crate) fn tracking(&self) -> &Tracking {

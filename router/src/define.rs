@@ -5,6 +5,7 @@
 //! at the next start, or a definition without folders, which are then made.
 
 mod alter;
+mod history;
 pub(crate) mod index;
 pub(crate) mod key_view;
 mod options;
@@ -53,6 +54,7 @@ pub async fn execute(database: &Database, ddl: Ddl, context: Context<'_>) -> Res
         Ddl::AlterTable(statement) => Box::pin(alter::execute(database, statement, context)).await,
         Ddl::CreateIndex(wanted) => index::create(database, wanted, context).await,
         Ddl::DropIndex { name, if_exists } => index::remove(database, &name, if_exists).await,
+        Ddl::Vacuum { name } => history::vacuum(database, &name, context).await,
         Ddl::RebuildView { name } => {
             database.rebuild(&name).await?;
             Ok(done("REBUILD VIEW", None))
@@ -92,10 +94,10 @@ async fn create_table(database: &Database, table: CreateTable, context: Context<
         Some(name) => Arc::clone(catalog.stream(name)?),
         None => Arc::clone(catalog.stream("_tables")?),
     };
-    let mut options = table.options;
+    let (mut options, mut history) = (table.options, None);
     let kind = match table.kind.as_str() {
         "row" => {
-            options.finish(&["none for row tables"])?;
+            history = history::of_new(std::mem::take(&mut options))?;
             let mut schema = row_schema(table.schema, table.stream.is_some())?;
             let constrained = !schema.constraints.is_empty() || !table.foreign_keys.is_empty();
             if constrained && table.stream.is_some() {
@@ -138,7 +140,8 @@ async fn create_table(database: &Database, table: CreateTable, context: Context<
         None => Source::Own,
         Some(_) => Source::Stream { stream: stream.id, select: table.select },
     };
-    let def = TableDef { id: catalog.next_table(), name: table.name, source, kind, generation: 1, building: None, newest: 1 };
+    let def =
+        TableDef { id: catalog.next_table(), name: table.name, source, kind, generation: 1, building: None, newest: 1, history };
     if let TableKind::Row(schema) = &def.kind {
         for (at, default) in schema.columns.iter().enumerate().filter_map(|(at, column)| Some((at, column.default.as_ref()?))) {
             dml::evaluate(database, default, schema, at, context).await?;

@@ -43,6 +43,7 @@ pub mod sqlstate {
     pub const CARDINALITY_VIOLATION: &str = "21000";
     pub const ACTIVE_SQL_TRANSACTION: &str = "25001";
     pub const NO_ACTIVE_SQL_TRANSACTION: &str = "25P01";
+    pub const SNAPSHOT_TOO_OLD: &str = "72000";
     pub const IN_FAILED_SQL_TRANSACTION: &str = "25P02";
     pub const INVALID_SAVEPOINT: &str = "3B001";
     pub const INVALID_COLUMN_REFERENCE: &str = "42P10";

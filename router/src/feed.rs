@@ -89,7 +89,7 @@ pub struct ChangesPage {
 impl FeedPart {
     /// The first offset whose change can be told.
     pub fn start(&self) -> Offset {
-        self.log.log_start()
+        self.log.log_start().max(self.rows.kept_from())
     }
 
     /// Hands the changes of the records in `from..until` to `emit`, in order, until it breaks; gives where the next read goes on.
@@ -134,7 +134,7 @@ impl FeedPart {
                 "the changes of table \"{table}\" are kept from offset {start} of {stream}/{partition} on, not from {from}"
             );
             return Err(Error::invalid(message)
-                .hint(format!("begin at {start}; what the rows were there says FOR SYSTEM_TIME AS OF OFFSET")));
+                .hint(format!("begin at {start}, with the rows as they were there if those are needed: FOR SYSTEM_TIME AS OF")));
         }
         if from > end {
             let message = format!("offset {from} is beyond the end of {stream}/{partition}, which is {end}");

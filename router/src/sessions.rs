@@ -190,7 +190,7 @@ impl Turn {
     /// BEGIN, COMMIT and the like; `None` if it is something else.
     async fn control(&mut self, database: &Database, statement: &Ast, context: Context<'_>) -> Option<Result<SqlAnswer>> {
         Some(match statement {
-            Ast::StartTransaction { modes, statements, .. } if statements.is_empty() => self.begin(modes),
+            Ast::StartTransaction { modes, statements, .. } if statements.is_empty() => self.begin(database, modes),
             Ast::Commit { .. } => self.commit(database, context).await,
             Ast::Rollback { savepoint: None, .. } => match self.state.transaction.take() {
                 Some(_) => Ok(done("ROLLBACK")),
@@ -264,13 +264,15 @@ impl Turn {
         act(self.state.transaction.as_ref().ok_or_else(|| no_transaction(statement))?)
     }
 
-    fn begin(&mut self, modes: &[TransactionMode]) -> Result<SqlAnswer> {
+    fn begin(&mut self, database: &Database, modes: &[TransactionMode]) -> Result<SqlAnswer> {
         if self.state.transaction.is_some() {
             let message = "there is a transaction in progress already";
             return Err(Error::new(sqlstate::ACTIVE_SQL_TRANSACTION, ErrorKind::Invalid, message)
                 .hint("COMMIT or ROLLBACK it, or use SAVEPOINT"));
         }
-        self.state.transaction = Some(Arc::new(Transaction::new(isolation(modes))));
+        let transaction = Arc::new(Transaction::new(isolation(modes)));
+        database.vacuums().note(&transaction);
+        self.state.transaction = Some(transaction);
         Ok(done("BEGIN"))
     }
 

@@ -11,8 +11,7 @@
 //! - The checkpoint is a key of the tree, written before each flush: data and offset become durable in one step.
 //!
 //! # Not done
-//! Indexes on expressions and on a part of the rows, and the removal of old versions: every version is kept, so `AS OF` reaches
-//! back to the first record.
+//! Indexes on expressions and on a part of the rows.
 
 #![forbid(unsafe_code)]
 
@@ -28,6 +27,7 @@ pub mod scan;
 pub mod schema;
 pub mod table;
 pub mod types;
+pub mod vacuum;
 pub mod value;
 
 pub use constraint::{Action, Constraint, Rule};

@@ -23,6 +23,8 @@ use crate::error::{Error, Result};
 const BASE: u64 = 1 << 40;
 /// The key of the checkpoint; rows begin with [`ROW_PREFIX`].
 const CHECKPOINT_KEY: [u8; 1] = [0];
+/// The key of what a tree without old versions was made with; see [`crate::vacuum`].
+const KEPT_KEY: [u8; 2] = [0, 1];
 /// The first byte of every row's key.
 pub(crate) const ROW_PREFIX: u8 = 1;
 /// The first byte of every index entry's key.
@@ -139,6 +141,27 @@ impl Tree {
         Ok(Offset::new(u64::from_be_bytes(*raw)))
     }
 
+    /// From which offset on every version is here, and how many rows and entries there were then.
+    pub fn kept(&self) -> Result<(Offset, u64)> {
+        let stored = self.shared.tree.get(KEPT_KEY, u64::MAX >> 1).map_err(self.error("reading"))?;
+        let Some(stored) = stored else { return Ok((Offset::ZERO, 0)) };
+        let raw = stored.first_chunk::<16>().ok_or(Error::CorruptRow { detail: "the start of its history is cut off" })?;
+        let raw = u128::from_be_bytes(*raw);
+        let half = |half: u128| u64::try_from(half & u128::from(u64::MAX)).expect("64 bits are left");
+        Ok((Offset::new(half(raw >> 64)), half(raw)))
+    }
+
+    /// Notes that all versions from `from` on are here, beginning with `items` rows and entries. The next flush makes it durable.
+    pub fn set_kept(&self, from: Offset, items: u64) {
+        let raw = (u128::from(from.value()) << 64) | u128::from(items);
+        self.shared.tree.insert(KEPT_KEY, raw.to_be_bytes(), BASE + from.value());
+    }
+
+    /// Versions of rows and entries, about; deletions count.
+    pub fn items(&self) -> u64 {
+        self.shared.tree.approximate_len() as u64
+    }
+
     /// Puts or removes a row as of the record at `offset`.
     pub fn apply(&self, key: &[u8], value: Option<&[u8]>, offset: Offset) {
         let seqno = BASE + offset.value();
@@ -151,6 +174,11 @@ impl Tree {
     /// Makes everything below `next` durable, together with `next`.
     pub fn flush(&self, next: Offset) -> Result<()> {
         self.shared.tree.insert(CHECKPOINT_KEY, next.value().to_be_bytes(), BASE + next.value());
+        self.spill()
+    }
+
+    /// Writes out what is in memory. Without a checkpoint behind it, that is for trees that are of no use before they have one.
+    pub fn spill(&self) -> Result<()> {
         self.shared.tree.rotate_memtable();
         {
             let lock = self.shared.tree.get_flush_lock();

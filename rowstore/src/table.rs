@@ -18,8 +18,8 @@ use crate::schema::TableSchema;
 /// What all row tables of a process share.
 #[derive(Clone)]
 pub struct RowOptions {
-    cache: Arc<Cache>,
-    compactor: Compactor,
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) compactor: Compactor,
 }
 
 impl RowOptions {
@@ -39,6 +39,10 @@ pub struct RowTable {
     pub(crate) schema: Arc<TableSchema>,
     /// The indexes that its files have.
     pub(crate) kept: Arc<[Index]>,
+    /// Versions of rows below this offset may be gone; see [`crate::vacuum`].
+    pub(crate) kept_from: Offset,
+    /// Rows and entries that it was made with.
+    pub(crate) began_with: u64,
 }
 
 impl RowTable {
@@ -56,13 +60,14 @@ impl RowTable {
         let next = tree.checkpoint()?;
         let materializer = RowMaterializer::new(tree.clone(), projection, next, Arc::clone(&schema));
         let kept = schema.indexes.clone().into();
-        Ok((Self { tree, schema, kept }, materializer))
+        let (kept_from, began_with) = tree.kept()?;
+        Ok((Self { tree, schema, kept, kept_from, began_with }, materializer))
     }
 
     /// The same table, read with another version of its schema: any version reads any row.
     #[must_use]
     pub fn with_schema(&self, schema: Arc<TableSchema>) -> Self {
-        Self { tree: self.tree.clone(), schema, kept: Arc::clone(&self.kept) }
+        Self { schema, ..self.clone() }
     }
 
     /// Columns and primary key.

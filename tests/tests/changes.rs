@@ -17,7 +17,11 @@ fn events(server: &Server, query: &str, last_event_id: Option<&str>, count: usiz
     socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     let resume = last_event_id.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
     let accept = "Accept: text/event-stream\r\n";
-    write!(socket, "GET /v1/tables/accounts/changes{query} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{accept}{resume}\r\n").unwrap();
+    write!(
+        socket,
+        "GET /v1/tables/accounts/changes{query} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{accept}{resume}\r\n"
+    )
+    .unwrap();
     let (mut found, mut id) = (Vec::new(), String::new());
     for line in BufReader::new(socket).lines() {
         let line = line.unwrap();

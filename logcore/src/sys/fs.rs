@@ -185,6 +185,15 @@ pub fn remove_dir(path: &Path) -> Result<()> {
     }
 }
 
+/// Gives a folder another name in the same parent, as one durable step. There must be none of that name, or an empty one.
+///
+/// # Errors
+/// When the system refuses; the folder then has its old name.
+pub fn rename_dir(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).map_err(Error::io("renaming folder", from))?;
+    sync_dir(to.parent().unwrap_or(Path::new(".")))
+}
+
 /// A file that only grows, with the sync left to the caller.
 pub struct AppendFile {
     file: File,

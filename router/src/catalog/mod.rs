@@ -8,6 +8,6 @@ mod options;
 mod record;
 mod state;
 
-pub use options::{RetentionPolicy, StreamOptions};
+pub use options::{History, RetentionPolicy, StreamOptions};
 pub use record::CatalogRecord;
 pub use state::{CatalogState, QueryColumn, QueryDef, SeriesDef, Source, StreamDef, TableDef, TableKind};

@@ -28,6 +28,16 @@ pub enum RetentionPolicy {
     Ring,
 }
 
+/// How far back a row table can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum History {
+    /// As it was so many milliseconds ago.
+    AgeMs(u64),
+    /// As it was so many records of each partition of its stream ago.
+    Records(u64),
+}
+
 /// See the module docs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamOptions {

@@ -7,7 +7,7 @@
 use rowstore::{Index, TableSchema};
 use serde::{Deserialize, Serialize};
 
-use super::options::StreamOptions;
+use super::options::{History, StreamOptions};
 use super::state::{QueryDef, StreamDef, TableDef};
 
 /// A change of definitions.
@@ -55,6 +55,13 @@ pub enum CatalogRecord {
         id: u32,
         /// The index's id.
         index: u32,
+    },
+    /// It can be read so far back from here on.
+    HistoryAltered {
+        /// The table's id.
+        id: u32,
+        /// None: to the first record.
+        history: Option<History>,
     },
     /// It has another name from here on.
     TableRenamed {

@@ -9,7 +9,7 @@ use rowstore::TableSchema;
 use serde::{Deserialize, Serialize};
 use tsstore::SeriesSchema;
 
-use super::options::StreamOptions;
+use super::options::{History, StreamOptions};
 use super::record::CatalogRecord;
 use crate::error::{Error, Result};
 
@@ -119,6 +119,9 @@ pub struct TableDef {
     pub building: Option<u64>,
     /// The newest generation there ever was.
     pub newest: u64,
+    /// How far back it can be read; none: to the first record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<History>,
 }
 
 impl TableDef {
@@ -215,6 +218,7 @@ impl CatalogState {
                     schema.indexes.retain(|other| other.id != index);
                 }
             }),
+            CatalogRecord::HistoryAltered { id, history } => self.change(id, |def| def.history = history),
             CatalogRecord::TableRenamed { id, name } => self.change(id, |def| def.name = name),
             CatalogRecord::ColumnsAltered { id, schema } => self.change(id, |def| {
                 if let TableKind::Row(columns) = &mut def.kind {

@@ -20,7 +20,7 @@ use datafusion::sql::sqlparser::ast::{
 use logcore::{ErrorKind, Offset};
 use rowstore::{Column, Constraint, RowTable, Rule, ScanRequest, TableSchema, Value};
 
-use super::{check_name, done, query};
+use super::{check_name, done, history, query};
 use crate::answer::SqlAnswer;
 use crate::append::blocking;
 use crate::catalog::{CatalogRecord, Source, TableDef, TableKind};
@@ -59,6 +59,9 @@ pub async fn execute(database: &Database, statement: AlterTable, context: Contex
         let (RenameTableNameKind::To(new) | RenameTableNameKind::As(new)) = table_name;
         query::drop_dependents(database, "table", &name, false).await?;
         return rename(database, &def, &name_of(new)).await;
+    }
+    if let [AlterTableOperation::SetOptionsParens { options }] = &statement.operations[..] {
+        return history::alter(database, &def, options).await;
     }
     // A new column changes nothing for those who don't know it; the others a named query may speak of.
     let moves = |operation: &AlterTableOperation| {

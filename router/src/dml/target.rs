@@ -18,6 +18,7 @@ use crate::sql::ddl::name_of;
 use crate::sql::rewrite::resolve;
 use crate::txn::{Transaction, entries};
 use crate::view::running::{Store, View};
+use crate::view::vacuum::refuse;
 
 /// A row with its encoded primary key.
 #[derive(Clone, Debug, PartialEq)]
@@ -111,6 +112,8 @@ impl Target {
     /// # Errors
     /// When it has no rows: a bug.
     pub fn rows<'t>(&'t self, transaction: &'t Transaction) -> Result<Rows<'t>> {
+        let serving = self.view.serving();
+        refuse(&self.def, &self.view.stream.name, &serving.parts[0], transaction.snapshot(), false)?;
         Ok(Rows { target: self, store: self.store()?, snapshot: transaction.snapshot(), transaction })
     }
 }

@@ -82,6 +82,11 @@ pub enum Ddl {
     ShowTables,
     /// `SHOW CURSORS`
     ShowCursors,
+    /// `VACUUM name`
+    Vacuum {
+        /// The table's name.
+        name: String,
+    },
     /// `REBUILD VIEW name`
     RebuildView {
         /// The table's name.
@@ -246,6 +251,9 @@ pub fn parse(parser: &mut Parser<'_>) -> Result<Option<Ddl>> {
             return Err(syntax(&parser.expected::<()>("VIEW after REBUILD", parser.peek_token())));
         }
         Ddl::RebuildView { name: take_name(parser).map_err(parse_error)? }
+    } else if first("vacuum") {
+        parser.advance_token();
+        Ddl::Vacuum { name: take_name(parser).map_err(parse_error)? }
     } else if first("verify") && second("view") {
         return Err(Error::unsupported("VERIFY VIEW is not supported yet"));
     } else if first("alter") && second("stream") {

@@ -30,6 +30,7 @@ pub fn definition(id: u32, stream: &StreamDef) -> TableDef {
         generation: 1,
         building: None,
         newest: 1,
+        history: None,
     }
 }
 

@@ -11,3 +11,4 @@ pub mod mapping;
 pub mod rebuild;
 pub mod running;
 pub mod select;
+pub mod vacuum;

@@ -192,7 +192,15 @@ impl Views {
         Ok(view)
     }
 
-    fn dir(&self, table: u32) -> PathBuf {
+    /// What row tables share.
+    #[must_use]
+    pub fn row_options(&self) -> &RowOptions {
+        &self.rows
+    }
+
+    /// Where the generations of a table are.
+    #[must_use]
+    pub fn dir(&self, table: u32) -> PathBuf {
         self.log.dir().join("views").join(table.to_string())
     }
 

@@ -1,0 +1,110 @@
+//! The `history` option of row tables, and `VACUUM`: how far back a table can be read, and making it so.
+//!
+//! `CREATE TABLE ... WITH (history = '7 days')`, `ALTER TABLE t SET (history = 100000)`, `VACUUM t`. Carried out by
+//! [`crate::view::vacuum`].
+
+use datafusion::sql::sqlparser::ast::{Expr, SqlOption, Value};
+use logcore::ErrorKind;
+
+use super::done;
+use crate::answer::SqlAnswer;
+use crate::append::finishing::Finishing;
+use crate::catalog::{CatalogRecord, History, TableDef, TableKind};
+use crate::database::Database;
+use crate::error::{Error, Result, nearest, sqlstate};
+use crate::query::Context;
+use crate::sql::ddl::Options;
+use crate::units::parse_span;
+use crate::view::vacuum;
+
+const NAME: &str = "history";
+
+/// Reads the option's text.
+fn history(text: &str) -> Result<Option<History>> {
+    let text = text.trim();
+    if text.eq_ignore_ascii_case("all") {
+        return Ok(None);
+    }
+    if let Ok(records) = text.replace('_', "").parse() {
+        return Ok(Some(History::Records(records)));
+    }
+    let millis = parse_span(text).and_then(|span| u64::try_from(span.as_millis()).ok());
+    millis.map(|millis| Some(History::AgeMs(millis))).ok_or_else(|| {
+        Error::invalid(format!("history = '{text}' is unknown"))
+            .hint("use a span such as '7 days', a number of records of the table's stream, or 'all'")
+    })
+}
+
+/// Takes the option out of those of a new row table.
+///
+/// # Errors
+/// A bad value, other options.
+pub fn of_new(mut options: Options) -> Result<Option<History>> {
+    let given = options.take(NAME).map(|text| history(&text)).transpose()?;
+    options.finish(&[NAME])?;
+    Ok(given.flatten())
+}
+
+/// `ALTER TABLE name SET (history = ...)`. The caller holds the lock of definitions.
+///
+/// # Errors
+/// Unknown options, bad values, tables that are not row tables.
+pub async fn alter(database: &Database, def: &TableDef, options: &[SqlOption]) -> Result<SqlAnswer> {
+    let [SqlOption::KeyValue { key, value }] = options else {
+        return Err(Error::syntax("ALTER TABLE ... SET takes one option").hint("ALTER TABLE t SET (history = '7 days')"));
+    };
+    if !key.value.eq_ignore_ascii_case(NAME) {
+        let error = Error::invalid(format!("unknown option \"{}\"", key.value));
+        return Err(match nearest(&key.value.to_lowercase(), [NAME]) {
+            Some(near) => error.hint(format!("did you mean \"{near}\"?")),
+            None => error.hint("the option of row tables is history"),
+        });
+    }
+    let text = match value {
+        Expr::Value(value) => match &value.value {
+            Value::SingleQuotedString(text) => text.clone(),
+            other => other.to_string(),
+        },
+        other => other.to_string(),
+    };
+    let history = history(&text)?;
+    only_rows(def)?;
+    if def.history == history {
+        return Ok(done("ALTER TABLE", None));
+    }
+    let position = database.record(&CatalogRecord::HistoryAltered { id: def.id, history }).await?;
+    Ok(done("ALTER TABLE", Some(position)))
+}
+
+fn only_rows(def: &TableDef) -> Result<()> {
+    match def.kind {
+        TableKind::Row(_) => Ok(()),
+        _ => {
+            let message = format!("\"{}\" is a {} table: only row tables have a history", def.name, def.kind.name());
+            Err(Error::new(sqlstate::WRONG_OBJECT_TYPE, ErrorKind::Invalid, message))
+        }
+    }
+}
+
+/// `VACUUM name`: takes out the versions that the option does not keep, and answers when that is done. It goes on when the
+/// client gives up.
+///
+/// # Errors
+/// Tables that keep everything, tables that are being rebuilt; at the statement's deadline.
+pub async fn vacuum(database: &Database, name: &str, context: Context<'_>) -> Result<SqlAnswer> {
+    let def = std::sync::Arc::clone(database.catalog().table(name)?);
+    only_rows(&def)?;
+    if def.history.is_none() {
+        let message = format!("table \"{name}\" keeps all of its history");
+        return Err(Error::invalid(message).hint(format!("ALTER TABLE {name} SET (history = '7 days') first")));
+    }
+    let background = database.clone();
+    let work = Finishing::new(database.runtime().clone(), async move { vacuum::run(&background, def.id).await });
+    match tokio::time::timeout_at(context.deadline.into(), work).await {
+        Ok(done_) => done_.map(|_| done("VACUUM", None)),
+        Err(_) => {
+            let message = format!("the vacuum of \"{name}\" is not done yet; it goes on");
+            Err(Error::new(sqlstate::QUERY_CANCELED, ErrorKind::Unavailable, message).hint("see SHOW VIEWS"))
+        }
+    }
+}
