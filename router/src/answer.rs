@@ -336,6 +336,8 @@ pub struct ViewPartitionInfo {
     pub visible: u64,
     /// Exclusive: the log's committed end.
     pub committed: u64,
+    /// The table can be read as the records below this offset left it, and at any later one; only row tables forget.
+    pub kept_from: u64,
 }
 
 /// A record that a view left out.

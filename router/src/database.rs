@@ -633,6 +633,7 @@ impl Database {
                 applied: task.applied().value(),
                 visible: task.visible().value(),
                 committed: task.partition().committed().get().value(),
+                kept_from: part.kept_from().value(),
             });
         }
         info.reason = info.reason.map(|reason| name_partitions(&reason, |id| stream_name(&self.catalog(), id)));

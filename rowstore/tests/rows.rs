@@ -13,6 +13,7 @@ use logcore::materialize::{Materializer, Projection, Rejects, ViewError};
 use logcore::{Batch, Offset, materializer_suite};
 use proptest::prelude::*;
 use rowstore::key::encode_key;
+use rowstore::vacuum::Copying;
 use rowstore::value::{decode_row, encode_row};
 use rowstore::{Column, ColumnType, RowChange, RowMaterializer, RowOptions, RowTable, ScanRequest, TableSchema, Value};
 
@@ -87,11 +88,12 @@ materializer_suite!(
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// Every past state stays readable, whatever is flushed, compacted or replayed meanwhile.
+    /// Every past state that is kept stays readable, whatever is flushed, compacted, replayed or vacuumed meanwhile.
     #[test]
     fn any_offset_shows_the_table_as_it_was(steps in prop::collection::vec((0_i64..30, any::<bool>(), 0_u8..12), 1..150)) {
         let dir = tempfile::tempdir().unwrap();
-        let (mut table, mut materializer) = open(dir.path());
+        let mut folder = dir.path().join("0");
+        let (mut table, mut materializer) = open(&folder);
         let mut model: BTreeMap<i64, String> = BTreeMap::new();
         let mut states = vec![model.clone()];
         let records: Vec<_> = steps.iter().enumerate()
@@ -104,12 +106,28 @@ proptest! {
             if *action < 3 { materializer.checkpoint().unwrap(); }
             if *action == 0 {
                 drop((table, materializer));
-                (table, materializer) = open(dir.path());
+                (table, materializer) = open(&folder);
                 let from = usize::try_from(materializer.next_offset().value()).unwrap();
                 for batch in &log[from..=n] { materializer.apply(batch, &mut Rejects::default()).unwrap(); }
             }
+            if *action == 11 {
+                // A copy of the rows as they were a little while ago goes on in the place of the table.
+                let mark = Offset::new((n as u64 + 1).saturating_sub(id.unsigned_abs())).max(table.kept_from()).max(Offset::new(1));
+                folder = dir.path().join((n + 1).to_string());
+                let options = RowOptions::new(1 << 20).unwrap();
+                let mut copying = Copying::begin(&table, &[], mark, &folder, &options).unwrap();
+                while copying.step(3).unwrap() {}
+                let items = copying.finish().unwrap();
+                drop((table, materializer));
+                (table, materializer) = open(&folder);
+                prop_assert_eq!((table.kept_from(), materializer.next_offset()), (mark, mark));
+                let from = usize::try_from(mark.value()).unwrap();
+                prop_assert_eq!((table.versions_kept().0, items), (items, states[from].len() as u64));
+                for batch in &log[from..=n] { materializer.apply(batch, &mut Rejects::default()).unwrap(); }
+            }
         }
-        for (cut, state) in states.iter().enumerate() {
+        let kept = usize::try_from(table.kept_from().value()).unwrap();
+        for (cut, state) in states.iter().enumerate().skip(kept) {
             let found = rows_at(&table, cut as u64, vec![0, 1]);
             let expected: Vec<_> = state.iter().map(|(id, note)| (*id, Some(note.clone()))).collect();
             prop_assert_eq!(found, expected, "at {}", cut);

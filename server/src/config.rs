@@ -210,6 +210,8 @@ settings! {
     views_checkpoint_interval_ms: u64 = 30_000, "views.checkpoint_interval_ms", "a view is made durable at the latest after this long";
     views_memory_bytes: Size = Size::mib(64), "views.memory_bytes", "the cache that all row tables share";
     views_rebuild_records_per_second_max: u64 = 0, "views.rebuild_records_per_second_max", "the speed limit of a rebuild; 0 for none";
+    views_vacuum_interval_ms: u64 = 60_000, "views.vacuum_interval_ms", "how often it is looked for row tables that have grown and whose history option lets old versions go; 0 for never";
+    views_vacuum_rows_per_second_max: u64 = 200_000, "views.vacuum_rows_per_second_max", "the speed limit of copying a table that is vacuumed; 0 for none";
     logs_format: LogFormat = LogFormat::Text, "logs.format", "the form of the log on stderr: text or json";
     logs_level: String = "info,lsm_tree=warn,tantivy=warn".into(), "logs.level", "what is logged, as in \"info\" or \"warn,router=debug\"";
 }
@@ -358,6 +360,8 @@ impl Config {
         options.sql_memory_bytes_max = values.sql_memory_bytes_max.len();
         options.view_memory_bytes = values.views_memory_bytes.len();
         options.rebuild_records_per_second_max = values.views_rebuild_records_per_second_max;
+        options.vacuum_interval = Duration::from_millis(values.views_vacuum_interval_ms);
+        options.vacuum_rows_per_second_max = values.views_vacuum_rows_per_second_max;
         options
     }
 }

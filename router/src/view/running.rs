@@ -54,6 +54,17 @@ pub struct Part {
     pub store: Store,
 }
 
+impl Part {
+    /// The oldest state that can be read: what the records below this offset left.
+    #[must_use]
+    pub fn kept_from(&self) -> Offset {
+        match &self.store {
+            Store::Row(rows) => rows.kept_from(),
+            Store::Document(_) | Store::Series(_) => Offset::ZERO,
+        }
+    }
+}
+
 /// One build of a table's view.
 pub struct Generation {
     /// Its number.

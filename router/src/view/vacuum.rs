@@ -94,8 +94,7 @@ impl Vacuums {
 /// # Errors
 /// Naming the oldest state that can be read.
 pub fn refuse(def: &TableDef, stream: &str, part: &Part, end: Offset, past: bool) -> Result<()> {
-    let Store::Row(rows) = &part.store else { return Ok(()) };
-    let kept = rows.kept_from();
+    let kept = part.kept_from();
     if end >= kept {
         return Ok(());
     }
