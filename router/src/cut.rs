@@ -136,7 +136,7 @@ async fn choose_among(
         }
         let transaction = context.transaction.filter(|_| target.used.as_of.is_none());
         if let Some(from) = &target.used.changes {
-            providers.insert(target.used.internal.clone(), changes(database, target, &own, from, transaction).await?);
+            providers.insert(target.used.internal.clone(), Box::pin(changes(database, target, &own, from, transaction)).await?);
             generations.extend(target.table.as_ref().map(|table| Arc::clone(&table.generation)));
             continue;
         }

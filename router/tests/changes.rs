@@ -239,7 +239,7 @@ fn a_reader_that_waits_gets_the_next_change_of_its_table() {
 #[test]
 fn the_feed_from_any_offset_leads_to_the_rows_of_now() {
     let seed = std::env::var("HEADWATER_TEST_SEED").map_or(7, |seed| seed.parse().unwrap());
-    println!("seed {seed}");
+    eprintln!("seed {seed}");
     let mut random: u64 = seed;
     let mut next = |below: u64| {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -52,7 +52,7 @@ impl Random {
 
 fn seed() -> u64 {
     let seed = std::env::var("HEADWATER_SEED").map_or(20_261_121, |seed| seed.parse().unwrap());
-    println!("HEADWATER_SEED={seed}");
+    eprintln!("HEADWATER_SEED={seed}");
     seed
 }
 

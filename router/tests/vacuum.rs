@@ -56,7 +56,7 @@ fn check(fixture: &Fixture, moments: &Moments, seed: u64) {
 #[test]
 fn what_is_kept_is_what_there_was() {
     let seed = std::env::var("HEADWATER_SEED").map_or(11, |seed| seed.parse().unwrap());
-    println!("HEADWATER_SEED={seed}");
+    eprintln!("HEADWATER_SEED={seed}");
     let mut random = Random(seed);
     let mut fixture = Fixture::new();
     fixture.run("CREATE TABLE other (id BIGINT PRIMARY KEY); CREATE TABLE t (id BIGINT PRIMARY KEY, a BIGINT, b TEXT) WITH (history = 1000)");

@@ -182,7 +182,6 @@ fn transfers_survive_twenty_kills() {
         }
     }
     let last = last_offset(&server);
-    println!("{} acknowledged transfers, offsets {first} to {last}", acknowledged.len());
     assert!(last - first >= PAST_READS, "offsets {first} to {last} are enough to read at");
     let offsets: Vec<u64> = (0..PAST_READS).map(|n| first + (last - first) * n / (PAST_READS - 1)).collect();
     for offsets in offsets.chunks(100) {

@@ -14,8 +14,6 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures::FutureExt;
-use futures::future::BoxFuture;
 use logcore::Offset;
 use router::arrow::array::AsArray;
 use router::arrow::datatypes::{Int64Type, TimestampMicrosecondType};
@@ -156,7 +154,7 @@ async fn follow(app: App, table: String, query: ChangesQuery, last_id: Option<He
     };
     let info = app.database.view(&table)?;
     let place = format!("{}/{}", info.stream, query.partition.unwrap_or(0));
-    let feed = Feed { read: None, app, table, partition: query.partition, place, next: at, told: None, ended: false };
+    let feed = Feed { app, table, partition: query.partition, place, next: at, told: None, ended: false };
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(EVENTS)),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
@@ -175,8 +173,6 @@ fn behind(app: &App, table: &str, partition: Option<u32>, id: &str) -> Result<Re
     }
 }
 
-type Read = BoxFuture<'static, router::Result<ChangesPage>>;
-
 struct Feed {
     app: App,
     table: String,
@@ -187,7 +183,6 @@ struct Feed {
     next: u64,
     /// The place that the client knows of.
     told: Option<u64>,
-    read: Option<Read>,
     ended: bool,
 }
 
@@ -210,44 +205,36 @@ impl Feed {
             let head = format!("retry: 1000\nid: {}\n\n", self.id());
             return Some((Ok(head.into()), self));
         }
-        loop {
-            let (app, table, partition, next) = (self.app.clone(), self.table.clone(), self.partition, self.next);
-            let reading = self.read.get_or_insert_with(|| {
-                let wait_until = Some(Instant::now() + FOLLOW_WAIT);
-                let limits = ReadLimits { records: FOLLOW_CHANGES, bytes: FOLLOW_BYTES, wait_until };
-                async move { app.database.changes(&table, partition, ReadFrom::Offset(next), limits).await }.boxed()
-            });
-            let page = tokio::select! {
-                page = reading => page,
-                () = self.app.stopped() => return None,
-            };
-            self.read = None;
-            let page = match page {
-                Ok(page) => page,
-                Err(error) => {
-                    self.ended = true;
-                    let text = format!("event: error\ndata: {}\n\n", ApiError::from(error).to_json());
-                    return Some((Ok(text.into()), self));
-                }
-            };
-            let mut out = Vec::new();
-            let offsets = page.rows.column(1).as_primitive::<Int64Type>();
-            for row in 0..page.rows.num_rows() {
-                self.next = offsets.value(row).unsigned_abs() + 1;
-                out.extend_from_slice(format!("id: {}\ndata: ", self.id()).as_bytes());
-                write(&mut out, &page, row);
-                out.extend_from_slice(b"\n\n");
+        let limits = ReadLimits { records: FOLLOW_CHANGES, bytes: FOLLOW_BYTES, wait_until: Some(Instant::now() + FOLLOW_WAIT) };
+        let page = tokio::select! {
+            page = self.app.database.changes(&self.table, self.partition, ReadFrom::Offset(self.next), limits) => page,
+            () = self.app.stopped() => return None,
+        };
+        let page = match page {
+            Ok(page) => page,
+            Err(error) => {
+                self.ended = true;
+                let text = format!("event: error\ndata: {}\n\n", ApiError::from(error).to_json());
+                return Some((Ok(text.into()), self));
             }
-            self.next = page.next_offset;
-            if out.is_empty() {
-                // Nothing for so long: nobody in between may hang up, and the client need not look through it again.
-                out = match self.told == Some(self.next) {
-                    true => b": keep-alive\n\n".to_vec(),
-                    false => format!("id: {}\n\n", self.id()).into_bytes(),
-                };
-            }
-            self.told = Some(self.next);
-            return Some((Ok(out.into()), self));
+        };
+        let mut out = Vec::new();
+        let offsets = page.rows.column(1).as_primitive::<Int64Type>();
+        for row in 0..page.rows.num_rows() {
+            self.next = offsets.value(row).unsigned_abs() + 1;
+            out.extend_from_slice(format!("id: {}\ndata: ", self.id()).as_bytes());
+            write(&mut out, &page, row);
+            out.extend_from_slice(b"\n\n");
         }
+        self.next = page.next_offset;
+        if out.is_empty() {
+            // Nothing for so long: nobody in between may hang up, and the client need not look through it again.
+            out = match self.told == Some(self.next) {
+                true => b": keep-alive\n\n".to_vec(),
+                false => format!("id: {}\n\n", self.id()).into_bytes(),
+            };
+        }
+        self.told = Some(self.next);
+        Some((Ok(out.into()), self))
     }
 }
