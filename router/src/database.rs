@@ -8,6 +8,7 @@
 //! their own, so that a heavy one does not hold up the network.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,7 @@ use crate::cut;
 use crate::error::{Error, Result, name_partitions, sqlstate};
 use crate::position::Cut;
 use crate::query::{self, Context};
+use crate::sequence::Sequences;
 use crate::session;
 use crate::sessions::Sessions;
 use crate::sql::ddl::Ddl;
@@ -127,6 +129,8 @@ struct Inner {
     /// Where `_tables` ended when the log was opened.
     recovered: OnceLock<Offset>,
     vacuums: Vacuums,
+    sequences: Sequences,
+    truncated: AtomicU64,
     ddl: Mutex<()>,
     gate: RwLock<()>,
     handle: Handle,
@@ -189,6 +193,8 @@ impl Database {
             statements: Statements::default(),
             recovered: OnceLock::new(),
             vacuums: Vacuums::default(),
+            sequences: Sequences::default(),
+            truncated: AtomicU64::new(0),
             ddl: Mutex::new(()),
             gate: RwLock::new(()),
             handle: handle.clone(),
@@ -303,6 +309,21 @@ impl Database {
         &self.inner.sessions
     }
 
+    /// The numbers that are reserved.
+    pub(crate) fn sequences(&self) -> &Sequences {
+        &self.inner.sequences
+    }
+
+    /// Behind the newest TRUNCATE since the start: no transaction that reads below commits.
+    pub(crate) fn truncated(&self) -> Offset {
+        Offset::new(self.inner.truncated.load(Ordering::Acquire))
+    }
+
+    /// Notes a TRUNCATE; the caller holds the gate alone.
+    pub(crate) fn has_truncated(&self, end: Offset) {
+        self.inner.truncated.fetch_max(end.value(), Ordering::AcqRel);
+    }
+
     /// Held for reading by changes of rows until they are in the log, and for writing while what must hold of rows is defined.
     pub(crate) fn gate(&self) -> &RwLock<()> {
         &self.inner.gate
@@ -350,9 +371,16 @@ impl Database {
 
     /// Puts a definition into `_catalog` and waits until everyone sees it.
     pub(crate) async fn record(&self, record: &CatalogRecord) -> Result<Cut> {
+        self.record_all(std::slice::from_ref(record)).await
+    }
+
+    /// Puts several definitions into `_catalog`, all or none of them.
+    pub(crate) async fn record_all(&self, records: &[CatalogRecord]) -> Result<Cut> {
         let deadline = Instant::now() + DEFINITION_TIMEOUT;
         let mut batch = BatchBuilder::new();
-        batch.push(&NewRecord { key: None, value: Some(&encode(record)), headers: &[], timestamp: clock::now() });
+        for record in records {
+            batch.push(&NewRecord { key: None, value: Some(&encode(record)), headers: &[], timestamp: clock::now() });
+        }
         let proposal = Proposal::from_records(batch, Compression::None)?;
         let task = &self.inner.catalog_task;
         let appended = task.partition().append(proposal, deadline).await?.committed().await?;
@@ -380,7 +408,13 @@ impl Database {
         let mut answers = Vec::with_capacity(statements.len());
         let mut session = self.sessions().enter(request.session.as_deref(), request.deadline).await?;
         for (n, statement) in statements.iter().enumerate() {
-            let context = Context { params: &request.params, wait: &request.wait, deadline: request.deadline, transaction: None };
+            let context = Context {
+                params: &request.params,
+                wait: &request.wait,
+                deadline: request.deadline,
+                transaction: None,
+                numbers: None,
+            };
             let answer = Box::pin(session.execute(self, statement, context)).await;
             let answer = answer.map_err(|error| self.named(error));
             answers.push(answer.map_err(|error| match (several, error.hint_text()) {
@@ -430,7 +464,7 @@ impl Database {
     async fn execute_ddl(&self, ddl: Ddl, context: Context<'_>) -> Result<SqlAnswer> {
         let (database, params, wait, deadline) = (self.clone(), context.params.to_vec(), context.wait.clone(), context.deadline);
         let work = async move {
-            let context = Context { params: &params, wait: &wait, deadline, transaction: None };
+            let context = Context { params: &params, wait: &wait, deadline, transaction: None, numbers: None };
             Box::pin(define::execute(&database, ddl, context)).await
         };
         Finishing::new(self.runtime().clone(), work).await
@@ -452,7 +486,7 @@ impl Database {
                 ..TableUse::default()
             }));
         }
-        let context = Context { params: &[], wait: cut, deadline, transaction: None };
+        let context = Context { params: &[], wait: cut, deadline, transaction: None, numbers: None };
         cut::choose(self, &Uses { tables, score: false }, context).await.map(drop).map_err(|error| self.named(error))
     }
 
@@ -489,7 +523,7 @@ impl Database {
             .map_err(|error| Error::invalid(format!("search request: {error}")).hint("see the HTTP reference, search request"))?;
         let uses =
             Uses { tables: vec![TableUse { internal: table.into(), name: table.into(), ..TableUse::default() }], score: false };
-        let context = Context { params: &[], wait, deadline, transaction: None };
+        let context = Context { params: &[], wait, deadline, transaction: None, numbers: None };
         let chosen = cut::choose(self, &uses, context).await.map_err(|error| self.named(error))?;
         let generation = Arc::clone(&chosen.generations[0]);
         let [part] = &generation.parts[..] else {

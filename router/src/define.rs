@@ -10,7 +10,9 @@ pub(crate) mod index;
 pub(crate) mod key_view;
 mod options;
 pub(crate) mod query;
+pub(crate) mod sequence;
 mod stream;
+mod truncate;
 
 use std::sync::Arc;
 
@@ -53,6 +55,9 @@ pub async fn execute(database: &Database, ddl: Ddl, context: Context<'_>) -> Res
         Ddl::DropView { names, if_exists, cascade } => query::remove(database, &names, if_exists, cascade).await,
         Ddl::AlterTable(statement) => Box::pin(alter::execute(database, statement, context)).await,
         Ddl::CreateIndex(wanted) => index::create(database, wanted, context).await,
+        Ddl::Truncate(statement) => truncate::execute(database, statement, context).await,
+        Ddl::CreateSequence(wanted) => sequence::create(database, wanted).await,
+        Ddl::DropSequence { names, if_exists, cascade } => sequence::remove(database, &names, if_exists, cascade).await,
         Ddl::DropIndex { name, if_exists } => index::remove(database, &name, if_exists).await,
         Ddl::Vacuum { name } => history::vacuum(database, &name, context).await,
         Ddl::RebuildView { name } => {
@@ -77,6 +82,7 @@ fn check_name(catalog: &CatalogState, name: &str) -> Result<()> {
         (Some(_), _) => "stream",
         (_, Some(_)) => "table",
         _ if catalog.find_query(name).is_some() => "named query (CREATE VIEW)",
+        _ if catalog.find_sequence(name).is_some() => "sequence",
         _ => return Ok(()),
     };
     let message = format!("a {taken} named \"{name}\" already exists");
@@ -95,10 +101,17 @@ async fn create_table(database: &Database, table: CreateTable, context: Context<
         None => Arc::clone(catalog.stream("_tables")?),
     };
     let (mut options, mut history) = (table.options, None);
+    let mut sequences = Vec::new();
     let kind = match table.kind.as_str() {
         "row" => {
             history = history::of_new(std::mem::take(&mut options))?;
             let mut schema = row_schema(table.schema, table.stream.is_some())?;
+            if table.stream.is_some() && !table.sequences.is_empty() {
+                return Err(Error::unsupported(
+                    "a view of a stream has no SERIAL and no identity columns: its rows come from records",
+                )
+                .hint("make a table of its own"));
+            }
             let constrained = !schema.constraints.is_empty() || !table.foreign_keys.is_empty();
             if constrained && table.stream.is_some() {
                 return Err(Error::unsupported("a view of a stream has no UNIQUE, CHECK or REFERENCES: it can refuse nothing")
@@ -106,6 +119,7 @@ async fn create_table(database: &Database, table: CreateTable, context: Context<
             }
             let own = (catalog.next_table(), table.name.as_str());
             index::resolve_references(&catalog, own, &mut schema, table.foreign_keys)?;
+            sequences = sequence::of_columns(&catalog, own, &mut schema, &table.sequences)?;
             TableKind::Row(schema)
         }
         "document" if table.stream.is_none() => {
@@ -143,20 +157,32 @@ async fn create_table(database: &Database, table: CreateTable, context: Context<
     let def =
         TableDef { id: catalog.next_table(), name: table.name, source, kind, generation: 1, building: None, newest: 1, history };
     if let TableKind::Row(schema) = &def.kind {
-        for (at, default) in schema.columns.iter().enumerate().filter_map(|(at, column)| Some((at, column.default.as_ref()?))) {
-            dml::evaluate(database, default, schema, at, context).await?;
+        let own = |name: &str| table.sequences.iter().any(|sequence| sequence.column == name);
+        for (at, column) in schema.columns.iter().enumerate().filter(|(_, column)| !own(&column.name)) {
+            if let Some(default) = &column.default {
+                dml::check_default(database, default, schema, at, context).await?;
+            }
         }
         dml::check_expressions(database, &def.name, schema)?;
     }
     let _gate = database.gate().write().await;
-    let (_, position) = define_table(database, def, &stream).await?;
+    let (_, position) = define_table(database, def, sequences, &stream).await?;
     Ok(done("CREATE TABLE", Some(position)))
 }
 
 /// Opens a table and records it. In this order: a SELECT that does not plan or a mapping that does not fit leaves nothing behind.
-async fn define_table(database: &Database, def: TableDef, stream: &Arc<StreamDef>) -> Result<(Arc<View>, Cut)> {
+async fn define_table(
+    database: &Database,
+    def: TableDef,
+    sequences: Vec<CatalogRecord>,
+    stream: &Arc<StreamDef>,
+) -> Result<(Arc<View>, Cut)> {
     let recorded = match database.views().open(&def, stream).await {
-        Ok(view) => database.record(&CatalogRecord::TableCreated(Box::new(def.clone()))).await.map(|position| (view, position)),
+        Ok(view) => {
+            let records: Vec<CatalogRecord> =
+                sequences.into_iter().chain([CatalogRecord::TableCreated(Box::new(def.clone()))]).collect();
+            database.record_all(&records).await.map(|position| (view, position))
+        }
         Err(error) => Err(error),
     };
     if recorded.is_err()

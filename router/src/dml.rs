@@ -14,6 +14,7 @@
 
 mod change;
 mod constraints;
+mod defaults;
 mod direct;
 mod insert;
 mod target;
@@ -29,9 +30,11 @@ use datafusion::sql::sqlparser::ast::{
     Expr, Ident, ObjectName, SelectItem, SetExpr, Statement, TableAlias, TableFactor, TableObject, TableWithJoins,
 };
 use logcore::{ErrorKind, Offset};
-use rowstore::{Rule, TableSchema, Value};
+use rowstore::{Rule, TableSchema};
 
+pub(crate) use self::constraints::listed;
 use self::constraints::{Writer, batch_of};
+pub use self::defaults::{check_default, evaluate};
 use self::target::{Change, Row, Target};
 use crate::answer::{Rows, SqlAnswer, Written};
 use crate::catalog::{TableDef, TableKind};
@@ -39,7 +42,6 @@ use crate::database::Database;
 use crate::error::{Error, Result, sqlstate};
 use crate::position::Cut;
 use crate::query::{self, Context};
-use crate::sql::assign::assign;
 use crate::sql::parse::{Statement as Parsed, parse};
 use crate::txn::{Isolation, Transaction};
 
@@ -190,6 +192,10 @@ pub(crate) enum Refused {
 /// holds [`Database::gate`].
 pub(crate) async fn commit(database: &Database, transaction: &Transaction, deadline: Instant) -> Result<Option<Cut>, Refused> {
     let Some(commit) = transaction.commit().map_err(Refused::Error)? else { return Ok(None) };
+    // A TRUNCATE names no row: whatever was read below it may be gone.
+    if transaction.snapshot() < database.truncated() {
+        return Err(Refused::Conflict(database.truncated()));
+    }
     let catalog = database.catalog();
     let mut views = Vec::new();
     for (id, judged_by) in &commit.tables {
@@ -223,15 +229,6 @@ pub(crate) async fn commit(database: &Database, transaction: &Transaction, deadl
 
 fn not_yet(what: &str) -> Error {
     Error::unsupported(format!("{what} is not supported yet"))
-}
-
-/// What DEFAULT stands for.
-fn effective_default(column: &rowstore::Column) -> Result<Expr> {
-    let text = column.default.as_deref().unwrap_or("NULL");
-    match select_items(&format!("({text})"))?.pop() {
-        Some(SelectItem::UnnamedExpr(expr)) => Ok(expr),
-        _ => Err(Error::internal(format!("DEFAULT {text} is not an expression"))),
-    }
 }
 
 fn select_items(text: &str) -> Result<Vec<SelectItem>> {
@@ -304,34 +301,4 @@ pub fn check_expressions(database: &Database, table: &str, schema: &TableSchema)
         }
     }
     Ok(())
-}
-
-/// The values of columns that an INSERT does not give.
-async fn defaults(database: &Database, target: &Target, given: &[usize], context: Context<'_>) -> Result<Vec<Value>> {
-    let mut values = vec![Value::Null; target.schema.columns.len()];
-    for (at, column) in target.schema.columns.iter().enumerate() {
-        let Some(default) = column.default.as_ref().filter(|_| !given.contains(&at)) else { continue };
-        values[at] = evaluate(database, default, &target.schema, at, context).await?;
-    }
-    Ok(values)
-}
-
-/// The value of a default's expression for a column.
-///
-/// # Errors
-/// When it does not evaluate or does not fit the column.
-pub async fn evaluate(
-    database: &Database,
-    default: &str,
-    schema: &TableSchema,
-    at: usize,
-    context: Context<'_>,
-) -> Result<Value> {
-    let Some(Parsed::Sql(statement)) = parse(&format!("SELECT {default}"), 1)?.pop() else {
-        return Err(Error::syntax(format!("DEFAULT {default} is not an expression")));
-    };
-    let planned = query::plan(database, *statement, Context { params: &[], ..context }, None).await?;
-    let batches = planned.collect(database, context.deadline, ROWS_BYTES_MAX).await?;
-    let batch = batches.first().ok_or_else(|| Error::internal("a SELECT without FROM has one row"))?;
-    Ok(Value::from_array(&assign(batch.column(0), schema, at)?, 0, &schema.columns[at].kind))
 }

@@ -29,6 +29,7 @@ pub const CONTAINS: &str = "contains";
 pub fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
     datafusion_functions_json::register_all(registry)?;
     crate::postgres::functions::register(registry)?;
+    crate::sequence::functions::register(registry)?;
     registry.register_expr_planner(Arc::new(ReadConstants))?;
     registry.register_udf(Arc::new(ScalarUDF::new_from_impl(Cast::default())))?;
     registry.register_udf(Arc::new(ScalarUDF::new_from_impl(Order::default())))?;

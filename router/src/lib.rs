@@ -35,6 +35,7 @@ pub mod provider;
 pub mod query;
 pub mod read;
 pub mod render;
+pub mod sequence;
 pub mod session;
 pub mod sessions;
 pub mod show;

@@ -22,6 +22,7 @@ use crate::cut::{self, Chosen};
 use crate::database::Database;
 use crate::error::{Error, Result, sqlstate};
 use crate::position::Cut;
+use crate::sequence::scope::{self, Scope, SessionNumbers};
 use crate::session;
 use crate::sql::forms::plain_forms;
 use crate::sql::names::{is_marked, name_columns, shown};
@@ -42,6 +43,8 @@ pub struct Context<'a> {
     pub deadline: Instant,
     /// What it is a part of; none: it is by itself.
     pub transaction: Option<&'a Arc<Transaction>>,
+    /// What its session was given of sequences.
+    pub numbers: Option<&'a Arc<SessionNumbers>>,
 }
 
 /// A statement that is planned at its cut.
@@ -57,6 +60,7 @@ pub struct Planned {
 /// Everything that is wrong with the statement.
 pub async fn plan(database: &Database, statement: Statement, context: Context<'_>, also: Option<&str>) -> Result<Planned> {
     let mut statement = statement;
+    let sequences = scope::is_called(&mut statement);
     name_columns(&mut statement);
     let catalog = database.catalog();
     let mut uses: Uses = rewrite(&mut statement, &catalog)?;
@@ -72,7 +76,8 @@ pub async fn plan(database: &Database, statement: Statement, context: Context<'_
         transaction.pin(&chosen.cut);
     }
     let names = catalog.names().map(str::to_owned).collect();
-    let state = session::with_catalog(database.session(), std::mem::take(&mut chosen.providers), names, &catalog);
+    let mut state = session::with_catalog(database.session(), std::mem::take(&mut chosen.providers), names, &catalog);
+    prepare(&mut state, database, sequences, context);
     let plan = physical(&state, statement, context.params).await?;
     Ok(Planned { state, plan, chosen })
 }
@@ -88,10 +93,23 @@ pub async fn over(
     context: Context<'_>,
     bytes_max: usize,
 ) -> Result<(SchemaRef, Vec<RecordBatch>)> {
-    let state = session::with_tables(database.session(), tables, Vec::new());
+    let mut statement = statement;
+    let mut state = session::with_tables(database.session(), tables, Vec::new());
+    prepare(&mut state, database, scope::is_called(&mut statement), context);
     let plan = physical(&state, statement, context.params).await?;
     let planned = Planned { state, plan, chosen: Chosen::nothing() };
     Ok((planned.schema(), planned.collect(database, context.deadline, bytes_max).await?))
+}
+
+/// Lets a statement call sequences, and know the time of its transaction.
+fn prepare(state: &mut SessionState, database: &Database, sequences: bool, context: Context<'_>) {
+    if sequences {
+        let numbers = context.numbers.cloned().unwrap_or_default();
+        scope::enter(state, Scope { database: database.clone(), numbers });
+    }
+    if let Some(transaction) = context.transaction {
+        state.execution_props_mut().query_execution_start_time = Some(transaction.started().into());
+    }
 }
 
 async fn physical(state: &SessionState, statement: Statement, params: &[Value]) -> Result<Arc<dyn ExecutionPlan>> {

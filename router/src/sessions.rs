@@ -25,6 +25,7 @@ use crate::database::Database;
 use crate::dml::{self, Refused, conflict};
 use crate::error::{Error, Result, sqlstate};
 use crate::query::Context;
+use crate::sequence::scope::SessionNumbers;
 use crate::sql::ddl::name_of;
 use crate::sql::parse::Statement;
 use crate::txn::{Isolation, Transaction};
@@ -40,6 +41,7 @@ const PREPARED_MAX: usize = 1_000;
 struct State {
     transaction: Option<Arc<Transaction>>,
     prepared: HashMap<String, Arc<Statement>>,
+    numbers: Arc<SessionNumbers>,
 }
 
 struct Session {
@@ -168,6 +170,8 @@ impl Turn {
         {
             return answer;
         }
+        let numbers = Arc::clone(&self.state.numbers);
+        let context = Context { numbers: Some(&numbers), ..context };
         let Some(transaction) = self.state.transaction.clone() else { return database.execute(statement, context).await };
         if transaction.has_failed() {
             let message = "the transaction has failed: nothing is run in it any more";

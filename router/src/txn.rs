@@ -13,6 +13,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::SystemTime;
 
 use logcore::partition::Conditions;
 use logcore::{BatchBuilder, Compression, NewRecord, Offset, Proposal, sys::clock};
@@ -67,9 +68,9 @@ struct Inner {
 }
 
 /// See the module docs.
-#[derive(Default)]
 pub struct Transaction {
     isolation: Isolation,
+    started: SystemTime,
     inner: Mutex<Inner>,
 }
 
@@ -87,7 +88,8 @@ pub enum Key<'a> {
 }
 
 impl Key<'_> {
-    fn hash(self) -> u64 {
+    /// What the owner of the partition knows it by.
+    pub(crate) fn hash(self) -> u64 {
         let tagged = |tag: u8, table: u32, rest: &[u8]| key_hash(&[&[tag], &table.to_be_bytes()[..], rest].concat());
         match self {
             // The same as of the record that carries the row.
@@ -111,7 +113,7 @@ impl Transaction {
     /// A transaction that has read and written nothing.
     #[must_use]
     pub fn new(isolation: Isolation) -> Self {
-        Self { isolation, ..Self::default() }
+        Self { isolation, started: SystemTime::now(), inner: Mutex::default() }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -122,6 +124,12 @@ impl Transaction {
     #[must_use]
     pub fn isolation(&self) -> Isolation {
         self.isolation
+    }
+
+    /// When it began: what `now()` is in all of its statements.
+    #[must_use]
+    pub fn started(&self) -> SystemTime {
+        self.started
     }
 
     /// Where it reads; partitions that it has not read yet are not in it.

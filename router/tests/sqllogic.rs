@@ -227,13 +227,13 @@ fn write_file(server: &Server, file: &Path) {
 #[test]
 fn both_answer_as_it_is_written() {
     let server = Server::start();
+    let only = std::env::var("HEADWATER_SLT_ONLY").ok();
+    let chosen = |file: &PathBuf| only.as_ref().is_none_or(|only| file.file_stem().is_some_and(|stem| stem == only.as_str()));
     if std::env::var_os("HEADWATER_SLT_WRITE").is_some() {
-        files().iter().for_each(|file| write_file(&server, file));
+        files().iter().filter(|file| chosen(file)).for_each(|file| write_file(&server, file));
         return;
     }
     let (mut failures, mut named, mut count) = (String::new(), BTreeSet::new(), 0);
-    let only = std::env::var("HEADWATER_SLT_ONLY").ok();
-    let chosen = |file: &PathBuf| only.as_ref().is_none_or(|only| file.file_stem().is_some_and(|stem| stem == only.as_str()));
     for file in files().into_iter().filter(chosen) {
         count += run_file(&server, &file, &mut failures, &mut named);
     }

@@ -9,9 +9,13 @@ use logcore::{Batch, Offset};
 
 use crate::error::Error;
 use crate::index::Index;
+use crate::key::after_prefix;
 use crate::lsm::{INDEX_PREFIX, ROW_PREFIX, Tree};
 use crate::schema::TableSchema;
 use crate::value::{Value, decode_row};
+
+/// Bytes in memory that a TRUNCATE flushes at.
+const TRUNCATE_BYTES_MAX: u64 = 16 << 20;
 
 /// One row that a record puts or removes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +26,8 @@ pub struct RowChange {
     pub key: Vec<u8>,
     /// The encoded row; `None` removes it.
     pub value: Option<Vec<u8>>,
+    /// All rows that are there go; key and value say nothing then.
+    pub truncates: bool,
 }
 
 /// Turns records into row changes, in offset order, at most one per record and key.
@@ -65,6 +71,25 @@ impl RowMaterializer {
     }
 }
 
+impl RowMaterializer {
+    /// Removes all rows and index entries as of the record at `offset`.
+    ///
+    /// Removing takes memory too, so it is flushed in between, with the checkpoint that is there: after a stop the record is
+    /// applied again from the start, and what it left is invisible until then.
+    fn truncate(&self, offset: Offset) -> Result<(), Error> {
+        for prefix in [ROW_PREFIX, INDEX_PREFIX] {
+            let until = after_prefix(&[prefix]).expect("the prefix is not 0xff");
+            for item in self.tree.range(&[prefix], &until, offset) {
+                self.tree.apply(&item?.0, None, offset);
+                if self.tree.unflushed_bytes() > TRUNCATE_BYTES_MAX {
+                    self.tree.flush(self.saved)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Materializer for RowMaterializer {
     fn next_offset(&self) -> Offset {
         self.next
@@ -72,6 +97,10 @@ impl Materializer for RowMaterializer {
 
     fn apply(&mut self, batch: &Batch, rejects: &mut Rejects) -> Result<(), ViewError> {
         for change in self.projection.project(batch, self.next, rejects)? {
+            if change.truncates {
+                self.truncate(change.offset)?;
+                continue;
+            }
             self.key.clear();
             self.key.push(ROW_PREFIX);
             if change.key.is_empty() {

@@ -42,13 +42,26 @@ pub struct Column {
     /// What rows hold that were written before the column was added, encoded; none: NULL.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "write_hex")]
     pub missing: Option<Vec<u8>>,
+    /// Whether it is numbered by a sequence of its own, its default then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
+}
+
+/// What an identity column does with values that are given to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Identity {
+    /// It refuses them.
+    Always,
+    /// It takes them.
+    ByDefault,
 }
 
 impl Column {
     /// A column that takes NULL; its id is given by the [`TableSchema`] it becomes part of.
     #[must_use]
     pub fn new(name: impl Into<String>, kind: ColumnType) -> Self {
-        Self { id: 0, name: name.into(), kind, not_null: false, default: None, missing: None }
+        Self { id: 0, name: name.into(), kind, not_null: false, default: None, missing: None, identity: None }
     }
 
     /// The same, refusing NULL.
@@ -119,6 +132,8 @@ struct StoredColumn {
     default: Option<String>,
     #[serde(default, deserialize_with = "read_hex")]
     missing: Option<Vec<u8>>,
+    #[serde(default)]
+    identity: Option<Identity>,
 }
 
 /// The key of field metadata that names a type of which Arrow's type says too little: JSON, UUID, the length of a text.
@@ -262,9 +277,9 @@ impl TryFrom<Stored> for TableSchema {
         let mut columns = Vec::with_capacity(stored.columns.len());
         let mut stored = stored;
         for (at, column) in std::mem::take(&mut stored.columns).into_iter().enumerate() {
-            let StoredColumn { id, name, kind, not_null, default, missing } = column;
+            let StoredColumn { id, name, kind, not_null, default, missing, identity } = column;
             let id = id.map_or_else(|| u32::try_from(at).map_err(|error| error.to_string()), Ok)?;
-            columns.push(Column { id, name, kind, not_null, default, missing });
+            columns.push(Column { id, name, kind, not_null, default, missing, identity });
         }
         let created_columns = match stored.created_columns {
             Some(created) => created,

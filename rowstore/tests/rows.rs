@@ -39,7 +39,8 @@ impl Projection<Vec<RowChange>> for Notes {
             let note = record.value.map(|note| Value::Text(String::from_utf8(note.to_vec()).unwrap()));
             let values = [Value::Int(id), note.clone().unwrap_or(Value::Null)];
             let key = encode_key(&values, &schema())?;
-            changes.push(RowChange { offset: record.offset, key, value: note.map(|_| encode_row(&values, &schema())) });
+            let value = note.map(|_| encode_row(&values, &schema()));
+            changes.push(RowChange { offset: record.offset, key, value, truncates: false });
         }
         Ok(changes)
     }

@@ -6,8 +6,10 @@
 pub mod materializer;
 mod options;
 mod record;
+mod sequence;
 mod state;
 
 pub use options::{History, RetentionPolicy, StreamOptions};
 pub use record::CatalogRecord;
+pub use sequence::{NumberBlock, SequenceDef, SequenceOwner};
 pub use state::{CatalogState, QueryColumn, QueryDef, SeriesDef, Source, StreamDef, TableDef, TableKind};

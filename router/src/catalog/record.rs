@@ -8,6 +8,7 @@ use rowstore::{Index, TableSchema};
 use serde::{Deserialize, Serialize};
 
 use super::options::{History, StreamOptions};
+use super::sequence::SequenceDef;
 use super::state::{QueryDef, StreamDef, TableDef};
 
 /// A change of definitions.
@@ -76,6 +77,20 @@ pub enum CatalogRecord {
         id: u32,
         /// All of its columns.
         schema: TableSchema,
+    },
+    /// A sequence exists from here on.
+    SequenceCreated(SequenceDef),
+    /// The numbers before `next` may have been handed out.
+    SequenceAdvanced {
+        /// Its id.
+        id: u32,
+        /// The next number to hand out; none: it has ended.
+        next: Option<i64>,
+    },
+    /// It is gone.
+    SequenceDropped {
+        /// Its id.
+        id: u32,
     },
     /// A new generation of a table's view is being built.
     RebuildStarted {

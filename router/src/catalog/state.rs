@@ -11,6 +11,7 @@ use tsstore::SeriesSchema;
 
 use super::options::{History, StreamOptions};
 use super::record::CatalogRecord;
+use super::sequence::SequenceDef;
 use crate::error::{Error, Result};
 
 /// A stream.
@@ -171,6 +172,8 @@ pub struct CatalogState {
     streams: BTreeMap<u32, Arc<StreamDef>>,
     tables: BTreeMap<u32, Arc<TableDef>>,
     queries: BTreeMap<String, Arc<QueryDef>>,
+    sequences: BTreeMap<u32, Arc<SequenceDef>>,
+    last_sequence: u32,
     last_stream: u32,
     last_table: u32,
 }
@@ -204,7 +207,10 @@ impl CatalogState {
                 self.last_table = self.last_table.max(def.id);
                 self.tables.insert(def.id, Arc::from(def));
             }
-            CatalogRecord::TableDropped { id } => drop(self.tables.remove(&id)),
+            CatalogRecord::TableDropped { id } => {
+                self.tables.remove(&id);
+                self.sequences.retain(|_, sequence| sequence.owner.is_none_or(|owner| owner.table != id));
+            }
             CatalogRecord::QueryNamed(def) => drop(self.queries.insert(def.name.clone(), Arc::new(def))),
             CatalogRecord::QueryDropped { name } => drop(self.queries.remove(&name)),
             CatalogRecord::IndexCreated { id, index } => self.change(id, |def| {
@@ -220,11 +226,29 @@ impl CatalogState {
             }),
             CatalogRecord::HistoryAltered { id, history } => self.change(id, |def| def.history = history),
             CatalogRecord::TableRenamed { id, name } => self.change(id, |def| def.name = name),
-            CatalogRecord::ColumnsAltered { id, schema } => self.change(id, |def| {
-                if let TableKind::Row(columns) = &mut def.kind {
-                    *columns = schema;
+            CatalogRecord::ColumnsAltered { id, schema } => {
+                // A sequence goes with its column.
+                self.sequences.retain(|_, sequence| {
+                    sequence
+                        .owner
+                        .is_none_or(|owner| owner.table != id || schema.columns.iter().any(|column| column.id == owner.column))
+                });
+                self.change(id, |def| {
+                    if let TableKind::Row(columns) = &mut def.kind {
+                        *columns = schema;
+                    }
+                });
+            }
+            CatalogRecord::SequenceCreated(def) => {
+                self.last_sequence = self.last_sequence.max(def.id);
+                self.sequences.insert(def.id, Arc::new(def));
+            }
+            CatalogRecord::SequenceAdvanced { id, next } => {
+                if let Some(def) = self.sequences.get_mut(&id) {
+                    Arc::make_mut(def).next = next;
                 }
-            }),
+            }
+            CatalogRecord::SequenceDropped { id } => drop(self.sequences.remove(&id)),
             CatalogRecord::RebuildStarted { id, generation } => self.change(id, |def| {
                 def.building = Some(generation);
                 def.newest = def.newest.max(generation);
@@ -308,6 +332,39 @@ impl CatalogState {
     #[must_use]
     pub fn find_query(&self, name: &str) -> Option<&Arc<QueryDef>> {
         self.queries.get(name)
+    }
+
+    /// The id of the next sequence.
+    #[must_use]
+    pub fn next_sequence(&self) -> u32 {
+        self.last_sequence + 1
+    }
+
+    /// All sequences, oldest first.
+    pub fn sequences(&self) -> impl Iterator<Item = &Arc<SequenceDef>> {
+        self.sequences.values()
+    }
+
+    /// A sequence by id.
+    #[must_use]
+    pub fn sequence_by_id(&self, id: u32) -> Option<&Arc<SequenceDef>> {
+        self.sequences.get(&id)
+    }
+
+    /// A sequence by name, if there is one.
+    #[must_use]
+    pub fn find_sequence(&self, name: &str) -> Option<&Arc<SequenceDef>> {
+        self.sequences.values().find(|def| def.name == name)
+    }
+
+    /// A sequence by name.
+    ///
+    /// # Errors
+    /// When there is none, with a suggestion.
+    pub fn sequence(&self, name: &str) -> Result<&Arc<SequenceDef>> {
+        let bare = name.strip_prefix("public.").unwrap_or(name);
+        self.find_sequence(bare)
+            .ok_or_else(|| Error::unknown("sequence", name, self.sequences.values().map(|def| def.name.as_str())))
     }
 
     /// A stream by name.

@@ -1,4 +1,4 @@
-//! `ALTER TABLE`: the columns of a table written by SQL, and the name of any table. Nothing that is stored is rewritten.
+//! `ALTER TABLE`: the columns and constraints ([`constraint`]) of a table written by SQL, and the name of any table. Nothing that is stored is rewritten.
 //!
 //! A new schema is one record of the catalog. Rows keep the columns they were written with: any version of a schema reads any
 //! row (`rowstore::schema`), and every statement reads with the columns that the catalog says when it begins.
@@ -10,12 +10,14 @@
 //! when it commits, looking whether the schema is still the one its rows were judged by. `ALTER` takes it alone: by then
 //! everything that was written under the old schema is committed, and it looks at rows only after the view shows all of it.
 
+mod constraint;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
 use datafusion::sql::sqlparser::ast::{
-    AlterColumnOperation, AlterTableOperation, ColumnDef, Ident, ObjectName, RenameTableNameKind,
+    AlterColumnOperation, AlterTableOperation, ColumnDef, DropBehavior, Ident, ObjectName, RenameTableNameKind,
 };
 use logcore::{ErrorKind, Offset};
 use rowstore::{Column, Constraint, RowTable, Rule, ScanRequest, TableSchema, Value};
@@ -31,6 +33,7 @@ use crate::query::Context;
 use crate::sql::constraints::Definition;
 use crate::sql::ddl::{AlterTable, name_of};
 use crate::sql::rewrite::resolve;
+use crate::view::rebuild;
 use crate::view::running::{Store, View};
 
 const TAG: &str = "ALTER TABLE";
@@ -88,6 +91,8 @@ struct Altering<'a> {
     def: &'a TableDef,
     view: Arc<View>,
     schema: TableSchema,
+    /// What becomes of other tables at the same moment.
+    others: Vec<CatalogRecord>,
     context: Context<'a>,
 }
 
@@ -110,15 +115,27 @@ async fn alter_columns(
         let message = format!("statements that write table \"{}\" did not end in time", def.name);
         Error::new(sqlstate::QUERY_CANCELED, ErrorKind::Unavailable, message).hint("run the statement again")
     })?;
-    let mut altering = Altering { database, def, view, schema: schema.clone(), context };
+    let mut altering = Altering { database, def, view, schema: schema.clone(), others: Vec::new(), context };
     for operation in operations {
         altering.apply(operation).await?;
     }
     if altering.schema == *schema {
         return Ok(done(TAG, None));
     }
-    let record = CatalogRecord::ColumnsAltered { id: def.id, schema: altering.schema };
-    Ok(done(TAG, Some(database.record(&record).await?)))
+    let Altering { view, schema: mut altered, others: mut records, .. } = altering;
+    let (id, generation) = (def.id, def.newest + 1);
+    let mut builds = false;
+    for index in altered.indexes.iter_mut().filter(|index| index.id > schema.last_index) {
+        index.generation = generation;
+        builds = true;
+    }
+    records.push(CatalogRecord::ColumnsAltered { id, schema: altered });
+    records.extend(builds.then_some(CatalogRecord::RebuildStarted { id, generation }));
+    let position = database.record_all(&records).await?;
+    if builds {
+        rebuild::begin(database, view, generation).await?;
+    }
+    Ok(done(TAG, Some(position)))
 }
 
 impl Altering<'_> {
@@ -137,6 +154,10 @@ impl Altering<'_> {
                 self.schema.columns[at].name = new;
                 Ok(())
             }
+            AlterTableOperation::AddConstraint { constraint, not_valid: false } => self.add_constraint(constraint).await,
+            AlterTableOperation::DropConstraint { if_exists, name, drop_behavior } => {
+                self.drop_constraint(&name, if_exists, drop_behavior == Some(DropBehavior::Cascade))
+            }
             AlterTableOperation::AlterColumn { column_name, op } => {
                 let at = self.column(&column_name)?;
                 self.change(at, op).await
@@ -145,7 +166,7 @@ impl Altering<'_> {
                 Err(Error::syntax("RENAME TO stands alone").hint("write a statement of its own for it"))
             }
             other => Err(Error::unsupported(format!("ALTER TABLE ... {other} is not supported yet"))
-                .hint("ADD COLUMN, DROP COLUMN, RENAME and ALTER COLUMN SET or DROP of DEFAULT and NOT NULL are")),
+                .hint("ADD and DROP of COLUMN and CONSTRAINT, RENAME, and ALTER COLUMN SET or DROP of DEFAULT and NOT NULL are")),
         }
     }
 
@@ -197,18 +218,17 @@ impl Altering<'_> {
         }
     }
 
-    async fn add(&mut self, if_not_exists: bool, definition: ColumnDef) -> Result<()> {
+    async fn add(&mut self, if_not_exists: bool, mut definition: ColumnDef) -> Result<()> {
         let name = ident_name(&definition.name);
         if if_not_exists && self.schema.column(&name).is_some() {
             return Ok(());
         }
         self.is_new(&name)?;
-        let Definition { schema: parsed, foreign_keys, .. } = Definition::of(&self.def.name, vec![definition], vec![])?;
-        if !foreign_keys.is_empty() || !parsed.constraints.is_empty() {
-            return Err(Error::unsupported(format!(
-                "UNIQUE, CHECK and REFERENCES on the added column \"{name}\" are not supported yet"
-            ))
-            .hint("add the column alone; CREATE UNIQUE INDEX makes it unique"));
+        let judging = constraint::take_constraints(&mut definition.options);
+        let Definition { schema: parsed, sequences, .. } = Definition::of(&self.def.name, vec![definition], vec![])?;
+        if !sequences.is_empty() {
+            return Err(Error::unsupported(format!("SERIAL and IDENTITY on the added column \"{name}\" are not supported yet"))
+                .hint("CREATE SEQUENCE, ADD COLUMN without a default, UPDATE it with nextval(), then ALTER COLUMN SET DEFAULT nextval(...)"));
         }
         if !parsed.primary_key.is_empty() {
             let message = format!("column \"{name}\" can't become the primary key of table \"{}\"", self.def.name);
@@ -224,7 +244,8 @@ impl Altering<'_> {
         if column.not_null && missing == Value::Null && !self.holds_only(None).await? {
             return Err(self.holds_null(&name).hint("give it a DEFAULT"));
         }
-        Ok(self.schema.add_column(column, &missing)?)
+        self.schema.add_column(column, &missing)?;
+        self.add_column_constraints(&name, judging).await
     }
 
     fn remove(&mut self, name: &Ident, if_exists: bool) -> Result<()> {
@@ -248,8 +269,16 @@ impl Altering<'_> {
         match operation {
             AlterColumnOperation::SetDefault { value } => {
                 let default = value.to_string();
-                dml::evaluate(self.database, &default, &self.schema, at, self.context).await?;
+                if self.schema.columns[at].identity.is_some() {
+                    let message = format!("column \"{name}\" of table \"{}\" is an identity column", self.def.name);
+                    return Err(Error::syntax(message));
+                }
+                dml::check_default(self.database, &default, &self.schema, at, self.context).await?;
                 self.schema.columns[at].default = Some(default);
+            }
+            AlterColumnOperation::DropDefault if self.schema.columns[at].identity.is_some() => {
+                let message = format!("column \"{name}\" of table \"{}\" is an identity column", self.def.name);
+                return Err(Error::syntax(message));
             }
             AlterColumnOperation::DropDefault => self.schema.columns[at].default = None,
             AlterColumnOperation::SetNotNull => {

@@ -43,7 +43,7 @@ async fn make(database: &Database, name: &str, deadline: Instant) -> Result<Arc<
         Some(table) => database.views().get(table)?,
         None => {
             tracing::info!(stream = stream.name, "making the key view: a request expects something of a key");
-            define_table(database, keys::definition(catalog.next_table(), &stream), &stream).await?.0
+            define_table(database, keys::definition(catalog.next_table(), &stream), Vec::new(), &stream).await?.0
         }
     };
     // A client that gives up leaves a view behind and no tracking; the next one goes on here.

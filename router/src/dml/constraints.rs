@@ -345,7 +345,8 @@ pub fn show(value: &Value) -> String {
     }
 }
 
-fn listed<'a>(names: impl IntoIterator<Item = &'a String>, values: &[Value]) -> String {
+/// Columns and their values as messages show them.
+pub fn listed<'a>(names: impl IntoIterator<Item = &'a String>, values: &[Value]) -> String {
     let names: Vec<&str> = names.into_iter().map(String::as_str).collect();
     format!("({}) = ({})", names.join(", "), values.iter().map(show).collect::<Vec<_>>().join(", "))
 }

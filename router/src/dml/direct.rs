@@ -53,6 +53,9 @@ fn constant_rows(target: &Target, insert: &Insert, columns: &[usize], context: C
         return None;
     }
     let schema = &target.schema;
+    if columns.iter().any(|at| schema.columns[*at].identity.is_some()) {
+        return None;
+    }
     // A default is an expression, which may be another value for each row.
     let default = |at: usize| schema.columns[at].default.is_none().then_some(Value::Null);
     let row = |given: &[Expr]| {
@@ -122,7 +125,8 @@ fn sets<'u>(target: &Target, update: &'u Update) -> Option<Vec<(usize, &'u Expr)
     for assignment in &update.assignments {
         let AssignmentTarget::ColumnName(name) = &assignment.target else { return None };
         let at = target.schema.column(&name_of(name))?;
-        if is_default(&assignment.value) || sets.iter().any(|(other, _)| *other == at) {
+        let is_identity = target.schema.columns[at].identity.is_some();
+        if is_identity || is_default(&assignment.value) || sets.iter().any(|(other, _)| *other == at) {
             return None;
         }
         sets.push((at, &assignment.value));

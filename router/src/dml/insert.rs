@@ -12,17 +12,20 @@ use datafusion::sql::sqlparser::ast::{
     OnInsert, SetExpr, Statement,
 };
 use logcore::ErrorKind;
-use rowstore::{Index, Value};
+use rowstore::schema::Identity;
+use rowstore::{Column, Index, Value};
 
 use super::change::values_at;
 use super::constraints::{Writer, batch_of};
+use super::defaults::{defaults, effective_default};
 use super::target::{Change, Row, Target};
-use super::{ROWS_BYTES_MAX, defaults, direct, effective_default, factor, not_yet, select_from};
+use super::{ROWS_BYTES_MAX, direct, factor, not_yet, select_from};
 use crate::append::blocking;
 use crate::error::{Error, Result, sqlstate};
 use crate::query::{self, Context};
 use crate::sql::assign::assign;
 use crate::sql::ddl::name_of;
+use crate::sql::sequences::{Overriding, overriding_of};
 
 /// The column that numbers the rows of an ON CONFLICT DO UPDATE.
 const NUMBER: &str = "headwater_n";
@@ -69,37 +72,49 @@ async fn given_rows(writer: &Writer, target: &Arc<Target>, insert: &Insert, cont
         return Ok(rows);
     }
     let Some(mut source) = insert.source.clone() else {
-        let values = defaults(database, target, &[], context).await?;
+        let values = defaults(database, &target.schema, &[], 1, context).await?.row(0);
         super::constraints::refuse_null_key(target, &values)?;
         return Ok(vec![target.row(values)?]);
     };
+    let overriding = overriding_of(insert);
     if let SetExpr::Values(values) = &mut *source.body {
         for row in &mut values.rows {
             for (n, expr) in row.content.iter_mut().enumerate() {
-                if is_default(expr)
-                    && let Some(at) = columns.get(n)
-                {
-                    *expr = effective_default(&target.schema.columns[*at])?;
+                let Some(column) = columns.get(n).map(|at| &target.schema.columns[*at]) else { continue };
+                if is_default(expr) || (column.identity.is_some() && overriding == Some(Overriding::User)) {
+                    *expr = effective_default(column)?;
+                } else {
+                    refuse_identity(column, overriding)?;
                 }
             }
         }
     }
+    let is_values = matches!(&*source.body, SetExpr::Values(_));
     let planned = query::plan(database, Statement::Query(source), context, Some(&target.def.name)).await?;
     let given = planned.schema().fields().len();
     let explicit = !insert.columns.is_empty();
     if given > columns.len() || (explicit && given < columns.len()) {
         return Err(Error::syntax(format!("INSERT names {} columns and gives {given} values", columns.len())));
     }
-    let columns = &columns[..given];
+    let mut columns: Vec<(usize, usize)> = columns[..given].iter().copied().enumerate().collect();
+    if !is_values {
+        for (_, at) in &columns {
+            if overriding != Some(Overriding::User) {
+                refuse_identity(&target.schema.columns[*at], overriding)?;
+            }
+        }
+        columns.retain(|(_, at)| target.schema.columns[*at].identity.is_none() || overriding != Some(Overriding::User));
+    }
     let batches = planned.collect(database, context.deadline, ROWS_BYTES_MAX).await?;
-    let defaults = defaults(database, target, columns, context).await?;
-    let mut rows = Vec::new();
+    let count = batches.iter().map(RecordBatch::num_rows).sum();
+    let named: Vec<usize> = columns.iter().map(|(_, at)| *at).collect();
+    let defaults = defaults(database, &target.schema, &named, count, context).await?;
+    let mut rows = Vec::with_capacity(count);
     for batch in &batches {
-        let arrays = columns.iter().zip(batch.columns());
-        let arrays = arrays.map(|(at, array)| assign(array, &target.schema, *at)).collect::<Result<Vec<_>>>()?;
+        let arrays = columns.iter().map(|(n, at)| assign(batch.column(*n), &target.schema, *at)).collect::<Result<Vec<_>>>()?;
         for row in 0..batch.num_rows() {
-            let mut values = defaults.clone();
-            for (at, array) in columns.iter().zip(&arrays) {
+            let mut values = defaults.row(rows.len());
+            for (at, array) in named.iter().zip(&arrays) {
                 values[*at] = Value::from_array(array, row, &target.schema.columns[*at].kind);
             }
             // A NULL in the key is refused like one in any column that must not be NULL.
@@ -108,6 +123,15 @@ async fn given_rows(writer: &Writer, target: &Arc<Target>, insert: &Insert, cont
         }
     }
     Ok(rows)
+}
+
+/// A value for a column that is GENERATED ALWAYS is refused, unless the statement insists.
+fn refuse_identity(column: &Column, overriding: Option<Overriding>) -> Result<()> {
+    if column.identity != Some(Identity::Always) || overriding == Some(Overriding::System) {
+        return Ok(());
+    }
+    let message = format!("cannot insert a non-DEFAULT value into column \"{}\", which is GENERATED ALWAYS", column.name);
+    Err(Error::new(sqlstate::GENERATED_ALWAYS, ErrorKind::Invalid, message).hint("use OVERRIDING SYSTEM VALUE to override"))
 }
 
 /// Whether an expression is the word DEFAULT.
@@ -251,7 +275,15 @@ async fn updates(
 pub fn set(target: &Target, assignments: &[Assignment], wanted: &mut [Option<Expr>]) -> Result<()> {
     let mut one = |name: &datafusion::sql::sqlparser::ast::ObjectName, value: Expr| -> Result<()> {
         let at = target.column(&name_of(name))?;
-        let value = if is_default(&value) { effective_default(&target.schema.columns[at])? } else { value };
+        let column = &target.schema.columns[at];
+        let value = match is_default(&value) {
+            true => effective_default(column)?,
+            false if column.identity == Some(Identity::Always) => {
+                let message = format!("column \"{}\" can only be updated to DEFAULT: it is GENERATED ALWAYS", column.name);
+                return Err(Error::new(sqlstate::GENERATED_ALWAYS, ErrorKind::Invalid, message));
+            }
+            false => value,
+        };
         match wanted[at].replace(value) {
             None => Ok(()),
             Some(_) => Err(Error::invalid(format!("column \"{}\" is set twice", target.schema.columns[at].name))),

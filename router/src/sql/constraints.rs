@@ -1,12 +1,17 @@
 //! Columns and constraints of CREATE TABLE, with the names that PostgreSQL would give.
 
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
 use datafusion::sql::sqlparser::ast::{
-    ColumnDef, ColumnOption, ConstraintReferenceMatchKind, Expr, ForeignKeyConstraint, Ident, IndexColumn as SqlIndexColumn,
-    ObjectName, ReferentialAction, TableConstraint,
+    ColumnDef, ColumnOption, ConstraintReferenceMatchKind, DataType as SqlType, Expr, ForeignKeyConstraint, GeneratedAs, Ident,
+    IndexColumn as SqlIndexColumn, ObjectName, ReferentialAction, TableConstraint, visit_expressions,
 };
-use rowstore::{Action, Column, Constraint, Index, IndexColumn, Rule, TableSchema};
+use rowstore::schema::Identity;
+use rowstore::{Action, Column, ColumnType, Constraint, Index, IndexColumn, Rule, TableSchema};
 
 use super::ddl::name_of;
+use super::sequences::{self, ColumnSequence, SequenceOptions};
 use super::types::column_type;
 use crate::error::{Error, Result, sqlstate};
 
@@ -37,6 +42,8 @@ pub struct Definition {
     pub schema: TableSchema,
     /// References to other tables.
     pub foreign_keys: Vec<ForeignKey>,
+    /// Sequences of its columns.
+    pub sequences: Vec<ColumnSequence>,
 }
 
 fn ident_name(ident: &Ident) -> String {
@@ -78,14 +85,41 @@ impl Definition {
             if definition.schema.column(&name).is_some() {
                 return Err(Error::invalid(format!("column \"{name}\" is defined twice")));
             }
-            let mut kept = Column::new(name.clone(), column_type(&column.data_type)?);
+            let numbered = match &column.data_type {
+                SqlType::Custom(word, arguments) if arguments.is_empty() => sequences::serial(&name_of(word)),
+                _ => None,
+            };
+            let mut kept = Column::new(name.clone(), numbered.clone().map_or_else(|| column_type(&column.data_type), Ok)?);
+            if numbered.is_some() {
+                kept.not_null = true;
+                definition.numbered(&kept, SequenceOptions::default(), None)?;
+            }
             for option in column.options {
                 match option.option {
                     ColumnOption::Null => {}
                     ColumnOption::NotNull => kept.not_null = true,
-                    ColumnOption::Default(default) => kept.default = Some(default.to_string()),
+                    ColumnOption::Default(default) => {
+                        if kept.default.is_some() {
+                            return Err(Error::syntax(format!("column \"{name}\" has more than one default")));
+                        }
+                        kept.default = Some(default.to_string());
+                    }
+                    ColumnOption::Generated { generated_as, generation_expr: None, sequence_options, .. } => {
+                        kept.not_null = true;
+                        let identity = match generated_as {
+                            GeneratedAs::Always => Identity::Always,
+                            _ => Identity::ByDefault,
+                        };
+                        kept.identity = Some(identity);
+                        let options = sequences::of_identity(sequence_options.as_deref().unwrap_or_default())?;
+                        definition.numbered(&kept, options, Some(identity))?;
+                    }
                     other => later.push((name.clone(), other, option.name)),
                 }
+            }
+            if kept.default.is_some() && definition.sequences.iter().any(|sequence| sequence.column == name) {
+                let message = format!("column \"{name}\" is numbered by a sequence and can't have another default");
+                return Err(Error::syntax(message));
             }
             definition.schema.define(kept);
         }
@@ -98,7 +132,27 @@ impl Definition {
         Ok(definition)
     }
 
-    fn column_option(&mut self, column: &str, option: ColumnOption, name: Option<Ident>) -> Result<()> {
+    /// A table that exists, to which something is added.
+    #[must_use]
+    pub fn on(table: &str, schema: TableSchema) -> Self {
+        Self { table: table.to_owned(), schema, ..Self::default() }
+    }
+
+    fn numbered(&mut self, column: &Column, options: SequenceOptions, identity: Option<Identity>) -> Result<()> {
+        if !matches!(column.kind, ColumnType::SmallInt | ColumnType::Integer | ColumnType::BigInt) {
+            let message = format!("identity column \"{}\" must be SMALLINT, INTEGER or BIGINT", column.name);
+            return Err(Error::invalid(message));
+        }
+        let options = SequenceOptions { kind: Some(column.kind.clone()), ..options };
+        self.sequences.push(ColumnSequence { column: column.name.clone(), options, identity });
+        Ok(())
+    }
+
+    /// Takes in what an option of a column says of its values.
+    ///
+    /// # Errors
+    /// What contradicts itself or is not supported.
+    pub fn column_option(&mut self, column: &str, option: ColumnOption, name: Option<Ident>) -> Result<()> {
         let columns = vec![column.to_owned()];
         match option {
             ColumnOption::PrimaryKey(_) => self.primary_key(&columns),
@@ -110,7 +164,11 @@ impl Definition {
         }
     }
 
-    fn constraint(&mut self, constraint: TableConstraint) -> Result<()> {
+    /// Takes a constraint in.
+    ///
+    /// # Errors
+    /// What contradicts itself or is not supported.
+    pub fn constraint(&mut self, constraint: TableConstraint) -> Result<()> {
         let named = |columns: &[SqlIndexColumn]| -> Result<Vec<String>> {
             Ok(index_columns(columns)?.into_iter().map(|column| column.name).collect())
         };
@@ -143,7 +201,9 @@ impl Definition {
 
     fn primary_key(&mut self, columns: &[String]) -> Result<()> {
         if !self.schema.primary_key.is_empty() {
-            return Err(Error::invalid("a table has one primary key"));
+            let message = format!("multiple primary keys for table \"{}\" are not allowed", self.table);
+            return Err(Error::new(sqlstate::INVALID_TABLE_DEFINITION, logcore::ErrorKind::Invalid, message)
+                .hint("a second key is UNIQUE"));
         }
         self.known(columns, "the primary key")?;
         self.schema.primary_key = columns.iter().filter_map(|name| self.schema.column(name)).collect();
@@ -189,10 +249,26 @@ impl Definition {
     }
 
     fn check(&mut self, expression: &Expr, name: Option<Ident>, column: Option<&str>) -> Result<()> {
-        let columns: Vec<String> = column.map(str::to_owned).into_iter().collect();
+        let columns: Vec<String> = match column {
+            Some(column) => vec![column.to_owned()],
+            None => self.only_column(expression).into_iter().collect(),
+        };
         let name = self.name(name, &columns, "check")?;
         self.schema.constraints.push(Constraint { name, rule: Rule::Check { expression: expression.to_string() } });
         Ok(())
+    }
+
+    /// The column that an expression speaks of, if it is one.
+    fn only_column(&self, expression: &Expr) -> Option<String> {
+        let mut names = BTreeSet::new();
+        let _ = visit_expressions(expression, |expr| {
+            if let Expr::Identifier(ident) = expr {
+                names.insert(ident_name(ident));
+            }
+            ControlFlow::<()>::Continue(())
+        });
+        names.retain(|name| self.schema.column(name).is_some());
+        (names.len() == 1).then(|| names.pop_first()).flatten()
     }
 
     fn foreign_key(&mut self, columns: Vec<String>, key: ForeignKeyConstraint, name: Option<Ident>) -> Result<()> {

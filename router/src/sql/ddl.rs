@@ -4,13 +4,14 @@
 
 use std::collections::BTreeMap;
 
-use datafusion::sql::sqlparser::ast::{AlterTableOperation, ObjectName, Statement};
+use datafusion::sql::sqlparser::ast::{AlterTableOperation, CascadeOption, ObjectName, Statement, TruncateIdentityOption};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::Token;
 use rowstore::{IndexColumn, TableSchema};
 
 use super::constraints::{Definition, ForeignKey, index_columns};
+use super::sequences::{self, ColumnSequence, CreateSequence};
 use crate::error::{Error, Result, nearest};
 
 /// A statement that changes or shows definitions.
@@ -74,6 +75,19 @@ pub enum Ddl {
         /// Whether a missing one is fine.
         if_exists: bool,
     },
+    /// `TRUNCATE name, ...`
+    Truncate(Truncate),
+    /// `CREATE SEQUENCE name ...`
+    CreateSequence(CreateSequence),
+    /// `DROP SEQUENCE name, ...`
+    DropSequence {
+        /// Their names.
+        names: Vec<String>,
+        /// Whether missing ones are fine.
+        if_exists: bool,
+        /// Whether defaults that use them go too.
+        cascade: bool,
+    },
     /// `SHOW STREAMS`
     ShowStreams,
     /// `SHOW VIEWS`
@@ -128,6 +142,8 @@ pub struct CreateTable {
     pub schema: Option<TableSchema>,
     /// References to other tables.
     pub foreign_keys: Vec<ForeignKey>,
+    /// Sequences of its columns.
+    pub sequences: Vec<ColumnSequence>,
     /// `row`, `document` or `series`.
     pub kind: String,
     /// By name.
@@ -160,6 +176,17 @@ pub struct AlterTable {
     pub if_exists: bool,
     /// In their order.
     pub operations: Vec<AlterTableOperation>,
+}
+
+/// `TRUNCATE [TABLE] name, ... [RESTART IDENTITY | CONTINUE IDENTITY] [CASCADE | RESTRICT]`
+#[derive(Clone, Debug)]
+pub struct Truncate {
+    /// The tables' names.
+    pub names: Vec<String>,
+    /// Whether their sequences begin again.
+    pub restart: bool,
+    /// Whether tables that reference them go along.
+    pub cascade: bool,
 }
 
 /// `WITH (name = value, ...)`
@@ -275,7 +302,7 @@ pub fn parse(parser: &mut Parser<'_>) -> Result<Option<Ddl>> {
         let (if_exists, name) = drop_target(parser).map_err(parse_error)?;
         Ddl::DropTable { name, if_exists, cascade: cascade(parser) }
     } else if first("drop") && second("view") {
-        drop_view(parser).map_err(parse_error)?
+        drop_several(parser, |names, if_exists, cascade| Ddl::DropView { names, if_exists, cascade }).map_err(parse_error)?
     } else if first("create") && (second("view") || (second("or") && is_word(parser, 3, "view"))) {
         create_view(parser).map_err(parse_error)?
     } else if first("create") && second("materialized") {
@@ -283,6 +310,13 @@ pub fn parse(parser: &mut Parser<'_>) -> Result<Option<Ddl>> {
             .hint("CREATE TABLE ... USING row FROM STREAM ..."));
     } else if first("create") && second("table") {
         create_table(parser)?
+    } else if first("truncate") {
+        truncate(parser)?
+    } else if first("create") && second("sequence") {
+        skip(parser, 2, Ddl::ShowStreams);
+        Ddl::CreateSequence(sequences::create(parser)?)
+    } else if first("drop") && second("sequence") {
+        drop_several(parser, |names, if_exists, cascade| Ddl::DropSequence { names, if_exists, cascade }).map_err(parse_error)?
     } else if first("create") && (second("index") || (second("unique") && is_word(parser, 2, "index"))) {
         create_index(parser)?
     } else if first("drop") && second("index") {
@@ -341,11 +375,11 @@ fn cascade(parser: &mut Parser<'_>) -> bool {
     cascade
 }
 
-fn drop_view(parser: &mut Parser<'_>) -> Result<Ddl, ParserError> {
+fn drop_several(parser: &mut Parser<'_>, made: impl FnOnce(Vec<String>, bool, bool) -> Ddl) -> Result<Ddl, ParserError> {
     skip(parser, 2, Ddl::ShowStreams);
     let if_exists = parser.parse_keywords(&[Keyword::IF, Keyword::EXISTS]);
     let names = parser.parse_comma_separated(take_name)?;
-    Ok(Ddl::DropView { names, if_exists, cascade: cascade(parser) })
+    Ok(made(names, if_exists, cascade(parser)))
 }
 
 fn create_view(parser: &mut Parser<'_>) -> Result<Ddl, ParserError> {
@@ -404,10 +438,11 @@ fn create_table(parser: &mut Parser<'_>) -> Result<Ddl> {
         _ => Default::default(),
     };
     let bare = name.rsplit('.').next().unwrap_or(&name);
-    let (schema, foreign_keys) = match columns.is_empty() {
-        true => (None, Vec::new()),
+    let (schema, foreign_keys, sequences) = match columns.is_empty() {
+        true => Default::default(),
         false => {
-            Definition::of(bare, columns, constraints).map(|definition| (Some(definition.schema), definition.foreign_keys))?
+            let Definition { schema, foreign_keys, sequences, .. } = Definition::of(bare, columns, constraints)?;
+            (Some(schema), foreign_keys, sequences)
         }
     };
     let kind = match parser.parse_keyword(Keyword::USING) {
@@ -429,7 +464,28 @@ fn create_table(parser: &mut Parser<'_>) -> Result<Ddl> {
         true => Some(parser.parse_query().map_err(parse_error)?.to_string()),
         false => None,
     };
-    Ok(Ddl::CreateTable(CreateTable { name, if_not_exists, schema, foreign_keys, kind, options: taken, stream, select }))
+    Ok(Ddl::CreateTable(CreateTable {
+        name,
+        if_not_exists,
+        schema,
+        foreign_keys,
+        sequences,
+        kind,
+        options: taken,
+        stream,
+        select,
+    }))
+}
+
+fn truncate(parser: &mut Parser<'_>) -> Result<Ddl> {
+    let Statement::Truncate(statement) = parser.parse_statement().map_err(parse_error)? else {
+        return Err(Error::syntax("TRUNCATE table, ... [RESTART IDENTITY] [CASCADE]"));
+    };
+    Ok(Ddl::Truncate(Truncate {
+        names: statement.table_names.iter().map(|table| name_of(&table.name)).collect(),
+        restart: matches!(statement.identity, Some(TruncateIdentityOption::Restart)),
+        cascade: matches!(statement.cascade, Some(CascadeOption::Cascade)),
+    }))
 }
 
 fn create_index(parser: &mut Parser<'_>) -> Result<Ddl> {

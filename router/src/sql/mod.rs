@@ -17,5 +17,6 @@ pub mod names;
 pub mod parse;
 pub mod patterns;
 pub mod rewrite;
+pub mod sequences;
 pub mod statements;
 pub mod types;

@@ -6,6 +6,7 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan
 
 use super::ddl::{self, Ddl};
 use super::dialect::HeadwaterDialect;
+use super::sequences;
 use crate::error::{Error, Result};
 
 /// The functions that stand for `AS OF OFFSET n` and `AS OF POSITION '...'` in the tree.
@@ -48,12 +49,17 @@ pub fn parse(sql: &str, statements_max: usize) -> Result<Vec<Statement>> {
 
 fn parse_one(dialect: &HeadwaterDialect, tokens: Vec<TokenWithSpan>) -> Result<Statement> {
     let end = tokens.last().map_or(Location { line: 1, column: 1 }, |token| token.span.end);
+    let (tokens, overriding) = sequences::take_overriding(sequences::in_order(tokens));
     let mut parser = Parser::new(dialect).with_recursion_limit(RECURSION_MAX).with_tokens_with_locations(mark_past_reads(tokens));
     let statement = match ddl::parse(&mut parser)? {
         Some(ddl) => Statement::Ddl(Box::new(ddl)),
         None => {
             let parsed = parser.parse_statement();
-            Statement::Sql(Box::new(parsed.map_err(|error| with_end(syntax_error(&error), end))?))
+            let mut parsed = parsed.map_err(|error| with_end(syntax_error(&error), end))?;
+            if let (Some(which), Ast::Insert(insert)) = (overriding, &mut parsed) {
+                insert.settings.get_or_insert_default().push(sequences::overriding_setting(which));
+            }
+            Statement::Sql(Box::new(parsed))
         }
     };
     let next = parser.peek_token();

@@ -74,7 +74,7 @@ impl Projection<Vec<RowChange>> for KeyProjection {
             let key = record.key.filter(|key| key.len() <= KEY_BYTES_MAX)?;
             let last = i64::try_from(record.offset.value()).ok()?;
             let row = encode_row(&[Value::Bytes(key.to_vec()), Value::Int(last)], &self.schema);
-            Some(RowChange { offset: record.offset, key: encoded(key), value: Some(row) })
+            Some(RowChange { offset: record.offset, key: encoded(key), value: Some(row), truncates: false })
         });
         Ok(keyed.collect())
     }

@@ -130,7 +130,7 @@ impl Projection<Vec<RowChange>> for FieldMapping {
                 }),
             };
             match change {
-                Ok((key, value)) => changes.push(RowChange { offset: record.offset, key, value }),
+                Ok((key, value)) => changes.push(RowChange { offset: record.offset, key, value, truncates: false }),
                 Err(why) => rejects.push(record.offset, why),
             }
         }

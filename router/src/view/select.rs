@@ -227,7 +227,9 @@ impl Projection<Vec<RowChange>> for SelectProjection {
                 let values = columns.columns().iter().zip(&schema.columns);
                 let values: Vec<Value> = values.map(|(array, column)| Value::from_array(array, row, &column.kind)).collect();
                 match encode_key(&values, &schema) {
-                    Ok(key) => changes.push(RowChange { offset, key, value: Some(encode_row(&values, &schema)) }),
+                    Ok(key) => {
+                        changes.push(RowChange { offset, key, value: Some(encode_row(&values, &schema)), truncates: false })
+                    }
                     Err(error) => rejects.push(offset, error.to_string()),
                 }
             }

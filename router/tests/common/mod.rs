@@ -48,8 +48,12 @@ impl Fixture {
     }
 
     pub fn request(&self, sql: &str, params: Vec<Value>, wait: &str) -> Result<Vec<SqlAnswer>, Error> {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        let request = SqlRequest { sql: sql.into(), params, wait: wait.parse().unwrap(), deadline, session: None };
+        self.request_in(None, sql, params, wait)
+    }
+
+    pub fn request_in(&self, session: Option<&str>, sql: &str, params: Vec<Value>, wait: &str) -> Result<Vec<SqlAnswer>, Error> {
+        let (deadline, session) = (Instant::now() + Duration::from_secs(60), session.map(str::to_owned));
+        let request = SqlRequest { sql: sql.into(), params, wait: wait.parse().unwrap(), deadline, session };
         self.runtime.block_on(self.database.sql(request))
     }
 

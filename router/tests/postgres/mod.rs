@@ -197,16 +197,21 @@ fn long_name(name: &str) -> String {
 /// Headwater in a temporary folder.
 pub struct Headwater {
     pub fixture: Fixture,
+    session: String,
 }
 
 impl Headwater {
     pub fn new() -> Self {
-        Self { fixture: Fixture::new() }
+        let fixture = Fixture::new();
+        let session = fixture.database.sessions().open().unwrap();
+        Self { fixture, session }
     }
 
     pub fn run(&mut self, sql: &str) -> Result<Answer, Failure> {
         let failure = |error: router::Error| Failure { code: error.code().to_owned(), message: error.message().to_owned() };
-        let Some(answer) = self.fixture.request(sql, vec![], "").map_err(failure)?.pop() else { return Ok(Answer::default()) };
+        let Some(answer) = self.fixture.request_in(Some(&self.session), sql, vec![], "").map_err(failure)?.pop() else {
+            return Ok(Answer::default());
+        };
         let SqlAnswer::Rows(mut rows) = answer else { return Ok(Answer::default()) };
         let mut answer = Answer {
             names: rows.schema.fields().iter().map(|field| field.name().clone()).collect(),
