@@ -384,7 +384,10 @@ fn provider(
     };
     // Rows are read with the columns that the catalog says now: the table may have been altered since its view was opened.
     let columns = match &def.kind {
-        TableKind::Row(schema) => Arc::new(schema.clone()),
+        TableKind::Row(schema) => {
+            crate::view::index_keys::prepare(database.session(), schema)?;
+            Arc::new(schema.clone())
+        }
         _ => Arc::default(),
     };
     let (mut rows, mut documents, mut series, mut layout) = (Vec::new(), Vec::new(), Vec::new(), None);

@@ -46,7 +46,7 @@ use crate::units::show_span;
 use crate::view::rebuild;
 use crate::view::running::{Generation, View, Views};
 use crate::view::vacuum::{self, Vacuums};
-use crate::{define, dml, fast_path};
+use crate::{copy, define, dml, fast_path};
 
 /// How long a change of definitions may take to become durable and known.
 const DEFINITION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -77,6 +77,8 @@ impl Default for Limits {
 pub struct DatabaseOptions {
     /// The data folder.
     pub data: PathBuf,
+    /// The folder that COPY reads and writes files in; none: it does not.
+    pub copy_dir: Option<PathBuf>,
     /// The log.
     pub log: LogOptions,
     /// The views' driver.
@@ -101,6 +103,7 @@ impl Default for DatabaseOptions {
     fn default() -> Self {
         Self {
             data: "data".into(),
+            copy_dir: None,
             log: LogOptions::default(),
             driver: DriverOptions::default(),
             limits: Limits::default(),
@@ -444,6 +447,9 @@ impl Database {
             return answer;
         }
         if let Some(answer) = dml::execute(self, statement, context).await {
+            return answer;
+        }
+        if let Some(answer) = copy::execute(self, statement, context).await {
             return answer;
         }
         match &**statement {

@@ -1,7 +1,7 @@
-//! INSERT, UPDATE and DELETE: ours from end to end, since DataFusion's hooks lose conditions.
+//! INSERT, UPDATE, DELETE and MERGE: ours from end to end, since DataFusion's hooks lose conditions.
 //!
 //! The rows a change touches are a SELECT at the transaction's snapshot, over its own rows. From them the changes are computed
-//! ([`insert`], [`change`]), judged and taken into the transaction ([`constraints`]). A statement outside a transaction is one by
+//! ([`insert`], [`change`], [`merge`]), judged and taken into the transaction ([`constraints`]). A statement outside a transaction is one by
 //! itself: its batch is proposed to the owner of `_tables` at once, and if somebody wrote one of its keys since the snapshot, it is
 //! computed again. The answer comes when the tables' own views have applied it.
 //!
@@ -10,13 +10,15 @@
 //! - What is in the log was checked, against a state its keys are conditioned on.
 //!
 //! # Not done
-//! MERGE, COPY, changes of more than a frame holds.
+//! Changes of more than a frame holds.
 
 mod change;
 mod constraints;
 mod defaults;
 mod direct;
 mod insert;
+mod merge;
+mod rows;
 mod target;
 
 use std::collections::HashMap;
@@ -35,6 +37,7 @@ use rowstore::{Rule, TableSchema};
 pub(crate) use self::constraints::listed;
 use self::constraints::{Writer, batch_of};
 pub use self::defaults::{check_default, evaluate};
+pub(crate) use self::rows::{insert_arrays, target_columns};
 use self::target::{Change, Row, Target};
 use crate::answer::{Rows, SqlAnswer, Written};
 use crate::catalog::{TableDef, TableKind};
@@ -68,6 +71,7 @@ pub async fn execute(database: &Database, statement: &Statement, context: Contex
         },
         Statement::Update(update) => change::table_of(&update.table).map(|(name, _)| name),
         Statement::Delete(delete) => change::delete_table(delete).and_then(change::table_of).map(|(name, _)| name),
+        Statement::Merge(merge) => merge::table_of(merge).map(|(name, _)| name),
         _ => return None,
     };
     Some(match name {
@@ -139,6 +143,7 @@ async fn carry_out(
             };
             (changes, &delete.returning, alias)
         }
+        Statement::Merge(merge) => (Box::pin(merge::changes(&writer, &target, merge, context)).await?, &None, None),
         other => return Err(Error::internal(format!("not a change: {other}"))),
     };
     let affected = changes.len() as u64;

@@ -36,6 +36,10 @@ pub mod sqlstate {
     pub const DIVISION_BY_ZERO: &str = "22012";
     pub const INVALID_PARAMETER_VALUE: &str = "22023";
     pub const DATA_EXCEPTION: &str = "22000";
+    pub const BAD_COPY_FILE_FORMAT: &str = "22P04";
+    pub const CHARACTER_NOT_IN_REPERTOIRE: &str = "22021";
+    pub const INSUFFICIENT_PRIVILEGE: &str = "42501";
+    pub const UNDEFINED_FILE: &str = "58P01";
     pub const SEQUENCE_GENERATOR_LIMIT_EXCEEDED: &str = "2200H";
     pub const GENERATED_ALWAYS: &str = "428C9";
     pub const NOT_NULL_VIOLATION: &str = "23502";
@@ -327,6 +331,10 @@ macro_rules! from_store {
     ($store:ident) => {
         impl From<$store::Error> for Error {
             fn from(error: $store::Error) -> Self {
+                // What the router computed inside a store comes back as it was.
+                if let Some(own) = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<Self>()) {
+                    return own.clone();
+                }
                 let kind = error.kind();
                 let code = match kind {
                     ErrorKind::Invalid | ErrorKind::NotFound => sqlstate::INVALID_PARAMETER_VALUE,

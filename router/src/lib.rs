@@ -18,6 +18,7 @@ pub mod answer;
 pub mod append;
 pub mod by_key;
 pub mod catalog;
+pub mod copy;
 pub mod cursors;
 pub mod cut;
 pub mod database;

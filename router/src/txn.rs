@@ -320,5 +320,6 @@ impl Transaction {
 /// # Errors
 /// When one is too long.
 pub fn entries(indexes: &[Index], schema: &TableSchema, values: &[Value], key: &[u8]) -> Result<Vec<Vec<u8>>> {
-    Ok(indexes.iter().map(|index| index.entry(values, schema, key)).collect::<Result<_, _>>()?)
+    let entries = indexes.iter().filter_map(|index| index.entry(values, schema, key).transpose());
+    Ok(entries.collect::<Result<_, _>>()?)
 }

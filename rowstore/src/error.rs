@@ -25,6 +25,9 @@ pub enum Error {
     #[error("primary key column \"{column}\" is null")]
     NullKey { column: String },
 
+    #[error("index \"{index}\": {source}")]
+    Computing { index: String, source: Box<dyn std::error::Error + Send + Sync> },
+
     #[error("a table has at most {max} columns, those that were dropped included")]
     TooManyColumns { max: usize },
 
@@ -43,7 +46,7 @@ impl Error {
             Self::Tree { .. } => ErrorKind::Unavailable,
             Self::CorruptRow { .. } => ErrorKind::Corrupt,
             Self::KeyTooLarge { .. } => ErrorKind::TooLarge,
-            Self::NullKey { .. } => ErrorKind::Invalid,
+            Self::NullKey { .. } | Self::Computing { .. } => ErrorKind::Invalid,
             Self::TooManyColumns { .. } => ErrorKind::TooLarge,
             Self::Log(error) => error.kind(),
             Self::Arrow(_) => ErrorKind::Internal,

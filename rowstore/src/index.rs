@@ -8,7 +8,13 @@
 //! sorts it; the bytes of a descending column are turned.
 //!
 //! # Invariants
-//! - At every offset the entries of an index are exactly those of the rows at that offset.
+//! - At every offset the entries of an index are exactly those of the rows at that offset; of a partial one, those of the rows for
+//!   which its predicate is true. A row for which an expression fails has none: whoever writes rows refuses such a row, so only rows
+//!   from before the index can be such.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 use logcore::Offset;
 use serde::{Deserialize, Serialize};
@@ -18,6 +24,7 @@ use crate::key::{KEY_BYTES_MAX, after_prefix, encode_part};
 use crate::lsm::INDEX_PREFIX;
 use crate::schema::TableSchema;
 use crate::table::RowTable;
+use crate::types::ColumnType;
 use crate::value::Value;
 
 const NOT_NULL: u8 = 1;
@@ -31,7 +38,71 @@ pub struct IndexColumn {
     /// Largest first.
     #[serde(default)]
     pub descending: bool,
+    /// What is indexed if it is no column: SQL, and the type of its values. The name is then the text of the expression.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expression: Option<IndexExpression>,
 }
+
+impl IndexColumn {
+    /// A column.
+    #[must_use]
+    pub fn new(name: impl Into<String>, descending: bool) -> Self {
+        Self { name: name.into(), descending, expression: None }
+    }
+}
+
+/// An expression of an index.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexExpression {
+    /// Its SQL text.
+    pub text: String,
+    /// The type of its values.
+    pub kind: ColumnType,
+}
+
+/// Computes what an index has of a row, where that is more than its columns. Deterministic.
+pub trait Compute: Send + Sync {
+    /// The indexed values of a row of the table's columns; `None`: the row is not in the index.
+    ///
+    /// # Errors
+    /// Whatever evaluating an expression says.
+    fn compute(&self, values: &[Value]) -> Result<Option<Vec<Value>>, Box<dyn std::error::Error + Send + Sync>>;
+
+    /// For whoever made it.
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// Where an index with expressions or a condition keeps what computes them; shared by its clones, made by whoever knows SQL
+/// before the index is used. It does not count when indexes are compared.
+#[derive(Clone, Default)]
+pub struct Computed(Arc<OnceLock<Arc<dyn Compute>>>);
+
+impl Computed {
+    /// What computes.
+    #[must_use]
+    pub fn get(&self) -> Option<&Arc<dyn Compute>> {
+        self.0.get()
+    }
+
+    /// Puts it there; the first one stays.
+    pub fn set(&self, compute: Arc<dyn Compute>) {
+        let _ = self.0.set(compute);
+    }
+}
+
+impl fmt::Debug for Computed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.get().is_some() { "computed" } else { "not computed" })
+    }
+}
+
+impl PartialEq for Computed {
+    fn eq(&self, _other: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Computed {}
 
 /// An index of a table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,18 +119,42 @@ pub struct Index {
     /// The first generation of the table's view that has it.
     #[serde(default)]
     pub generation: u64,
+    /// Only rows for which this SQL is true are in it; none: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicate: Option<String>,
+    /// What computes expressions and predicate.
+    #[serde(skip)]
+    pub computed: Computed,
 }
 
 impl Index {
-    /// Whether any indexed value of a row is NULL: such rows are equal to none.
+    /// Whether it is of all rows and of columns alone.
     #[must_use]
-    pub fn has_null(&self, values: &[Value], schema: &TableSchema) -> bool {
-        self.positions(schema).any(|at| values[at] == Value::Null)
+    pub fn is_plain(&self) -> bool {
+        self.predicate.is_none() && self.columns.iter().all(|column| column.expression.is_none())
     }
 
-    /// The positions of its columns in the schema.
-    pub fn positions<'a>(&'a self, schema: &'a TableSchema) -> impl Iterator<Item = usize> + 'a {
-        self.columns.iter().filter_map(|column| schema.column(&column.name))
+    /// The indexed values of a row; `None`: the row is not in the index.
+    ///
+    /// # Errors
+    /// [`Error::Computing`].
+    pub fn values_of(&self, values: &[Value], schema: &TableSchema) -> Result<Option<Vec<Value>>> {
+        if self.is_plain() {
+            let value = |column: &IndexColumn| schema.column(&column.name).map_or(Value::Null, |at| values[at].clone());
+            return Ok(Some(self.columns.iter().map(value).collect()));
+        }
+        let failed = |source| Error::Computing { index: self.name.clone(), source };
+        let compute = self.computed.get().ok_or_else(|| failed("nothing computes its expressions".into()))?;
+        compute.compute(values).map_err(failed)
+    }
+
+    /// The key of a row's entry without the primary key, if no other row may have it: there is one, and no value is NULL.
+    ///
+    /// # Errors
+    /// [`Error::Computing`].
+    pub fn unique_prefix(&self, values: &[Value], schema: &TableSchema) -> Result<Option<Vec<u8>>> {
+        let values = self.values_of(values, schema)?.filter(|values| !values.contains(&Value::Null));
+        Ok(values.map(|values| self.prefix(&values)))
     }
 
     /// What entries begin with that have these first values.
@@ -72,27 +167,32 @@ impl Index {
         out
     }
 
-    /// The key of a row's entry without the primary key.
-    #[must_use]
-    pub fn prefix_of(&self, values: &[Value], schema: &TableSchema) -> Vec<u8> {
+    /// The key of a row's entry without the primary key; `None`: the row is not in the index.
+    ///
+    /// # Errors
+    /// [`Error::Computing`].
+    pub fn prefix_of(&self, values: &[Value], schema: &TableSchema) -> Result<Option<Vec<u8>>> {
+        if !self.is_plain() {
+            return Ok(self.values_of(values, schema)?.map(|values| self.prefix(&values)));
+        }
         let mut out = self.id.to_be_bytes().to_vec();
         for column in &self.columns {
             let value = schema.column(&column.name).map_or(&Value::Null, |at| &values[at]);
             encode_indexed(&mut out, value, column.descending);
         }
-        out
+        Ok(Some(out))
     }
 
-    /// The key of a row's entry.
+    /// The key of a row's entry; `None`: the row is not in the index.
     ///
     /// # Errors
-    /// [`Error::KeyTooLarge`].
-    pub fn entry(&self, values: &[Value], schema: &TableSchema, key: &[u8]) -> Result<Vec<u8>> {
-        let mut out = self.prefix_of(values, schema);
+    /// [`Error::KeyTooLarge`], [`Error::Computing`].
+    pub fn entry(&self, values: &[Value], schema: &TableSchema, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let Some(mut out) = self.prefix_of(values, schema)? else { return Ok(None) };
         out.extend_from_slice(key);
         match out.len() > KEY_BYTES_MAX {
             true => Err(Error::KeyTooLarge { bytes: out.len(), max: KEY_BYTES_MAX }),
-            false => Ok(out),
+            false => Ok(Some(out)),
         }
     }
 }

@@ -9,9 +9,6 @@
 //! # Invariants
 //! - A table read at offset S holds exactly the rows that the records below S left.
 //! - The checkpoint is a key of the tree, written before each flush: data and offset become durable in one step.
-//!
-//! # Not done
-//! Indexes on expressions and on a part of the rows.
 
 #![forbid(unsafe_code)]
 
@@ -33,7 +30,7 @@ pub mod value;
 pub use constraint::{Action, Constraint, Rule};
 pub use error::{Error, Result};
 pub use feed::Versions;
-pub use index::{Index, IndexColumn};
+pub use index::{Compute, Computed, Index, IndexColumn, IndexExpression};
 pub use materializer::{RowChange, RowMaterializer, RowProjection};
 pub use scan::{Overlay, ScanRequest};
 pub use schema::{Column, TableSchema};

@@ -54,7 +54,10 @@ impl RowMaterializer {
         let new = row.map(|row| decode_row(row, &self.schema)).transpose()?;
         let key = &self.key[1..];
         let entry = |index: &Index, values: &Option<Vec<Value>>| -> Result<Option<Vec<u8>>, Error> {
-            let entry = values.as_ref().map(|values| index.entry(values, &self.schema, key)).transpose()?;
+            let entry = match values.as_ref().map(|values| index.entry(values, &self.schema, key)).transpose() {
+                Err(Error::Computing { .. }) => None,
+                entry => entry?.flatten(),
+            };
             Ok(entry.map(|entry| [&[INDEX_PREFIX], &entry[..]].concat()))
         };
         let changes = self.schema.indexes.iter().map(|index| Ok((entry(index, &old)?, entry(index, &new)?)));

@@ -191,6 +191,7 @@ macro_rules! settings {
 settings! {
     data: PathBuf = "./data".into(), "data", "the folder of all data";
     disk_io: Backend = Backend::Auto, "disk_io", "the disk backend: auto, pool, tokio-uring or uring";
+    copy_dir: String = String::new(), "copy_dir", "the folder that COPY reads and writes files in; empty: COPY has no files";
     http_listen: String = "127.0.0.1:8080".into(), "http.listen", "the address of the HTTP door; port 0 takes a free one";
     http_body_bytes_max: Size = Size::mib(16), "http.body_bytes_max", "the largest body that is held in memory";
     http_ndjson_body_bytes_max: Size = Size(1 << 30), "http.ndjson_body_bytes_max", "the largest streamed body of records";
@@ -347,6 +348,7 @@ impl Config {
         let values = &self.values;
         let mut options = DatabaseOptions::default();
         options.data.clone_from(&values.data);
+        options.copy_dir = Some(PathBuf::from(&values.copy_dir)).filter(|dir| !dir.as_os_str().is_empty());
         options.log.disk = values.disk_io;
         options.log.verify_bytes_per_second = values.log_verify_bytes_per_second.0;
         options.log.memory_bytes_max = values.log_memory_bytes_max.0;

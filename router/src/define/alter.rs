@@ -20,7 +20,7 @@ use datafusion::sql::sqlparser::ast::{
     AlterColumnOperation, AlterTableOperation, ColumnDef, DropBehavior, Ident, ObjectName, RenameTableNameKind,
 };
 use logcore::{ErrorKind, Offset};
-use rowstore::{Column, Constraint, RowTable, Rule, ScanRequest, TableSchema, Value};
+use rowstore::{Column, Constraint, IndexColumn, RowTable, Rule, ScanRequest, TableSchema, Value};
 
 use super::{check_name, done, history, query};
 use crate::answer::SqlAnswer;
@@ -186,7 +186,13 @@ impl Altering<'_> {
     fn is_free(&self, at: usize) -> Result<()> {
         let name = &self.schema.columns[at].name;
         let catalog = self.database.catalog();
-        let index = self.schema.indexes.iter().find(|index| index.columns.iter().any(|column| column.name == *name));
+        let in_index = |column: &IndexColumn| match &column.expression {
+            Some(expression) => mentions(&expression.text, name),
+            None => column.name == *name,
+        };
+        let index = self.schema.indexes.iter().find(|index| {
+            index.columns.iter().any(in_index) || index.predicate.as_ref().is_some_and(|predicate| mentions(predicate, name))
+        });
         let speaks = |constraint: &&Constraint| match &constraint.rule {
             Rule::Check { expression } => mentions(expression, name),
             Rule::ForeignKey { columns, .. } => columns.contains(name),

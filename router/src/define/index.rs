@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use logcore::ErrorKind;
-use rowstore::{Constraint, Index, Rule, TableSchema};
+use rowstore::{Computed, Constraint, Index, IndexColumn, Rule, TableSchema};
 
 use crate::answer::SqlAnswer;
 use crate::catalog::{CatalogRecord, CatalogState, Source, TableDef, TableKind};
@@ -17,7 +17,7 @@ use crate::query::Context;
 use crate::sql::constraints::ForeignKey;
 use crate::sql::ddl::{CreateIndex, name_of};
 use crate::sql::rewrite::resolve;
-use crate::view::rebuild;
+use crate::view::{index_keys, rebuild};
 
 fn done(tag: &'static str, position: Option<crate::position::Cut>) -> SqlAnswer {
     SqlAnswer::Done { tag, position }
@@ -47,14 +47,14 @@ pub async fn create(database: &Database, wanted: CreateIndex, context: Context<'
         let message = format!("table \"{}\" is a view of a stream: nothing can be refused there", def.name);
         return Err(Error::new(sqlstate::WRONG_OBJECT_TYPE, ErrorKind::Invalid, message).hint("make an index that is not unique"));
     }
-    for column in &wanted.columns {
+    for column in wanted.columns.iter().filter(|column| column.expression.is_none()) {
         if schema.column(&column.name).is_none() {
             let message = format!("column \"{}\" of table \"{}\" does not exist", column.name, def.name);
             return Err(Error::new(sqlstate::UNDEFINED_COLUMN, ErrorKind::Invalid, message));
         }
     }
     let name = wanted.name.unwrap_or_else(|| {
-        let columns: Vec<&str> = wanted.columns.iter().map(|column| column.name.as_str()).collect();
+        let columns: Vec<&str> = wanted.columns.iter().map(short_name).collect();
         let base = format!("{}_{}_idx", def.name, columns.join("_"));
         let numbered = (1..).map(|n| format!("{base}{n}"));
         [base.clone()].into_iter().chain(numbered).find(|name| find(&catalog, name).is_none()).unwrap_or(base)
@@ -72,14 +72,28 @@ pub async fn create(database: &Database, wanted: CreateIndex, context: Context<'
         return Err(Error::new(sqlstate::OBJECT_IN_USE, ErrorKind::Conflict, message).hint("see SHOW VIEWS for its progress"));
     }
     let (id, generation) = (def.id, def.newest + 1);
-    let index = Index { id: schema.last_index + 1, name, columns: wanted.columns, unique: wanted.unique, generation };
+    let mut index = Index {
+        id: schema.last_index + 1,
+        name,
+        columns: wanted.columns,
+        unique: wanted.unique,
+        generation,
+        predicate: wanted.predicate,
+        computed: Computed::default(),
+    };
+    if !index.is_plain() {
+        index_keys::define(database.session(), schema, &mut index)?;
+    }
     {
         let _gate = database.gate().write().await;
         database.record(&CatalogRecord::IndexCreated { id, index: index.clone() }).await?;
     }
-    if index.unique
-        && let Err(error) = refuse_equal_rows(database, &def.name, &index, context).await
-    {
+    let judged = match (index.unique, index.is_plain()) {
+        (true, _) => refuse_equal_rows(database, &def.name, &index, context).await,
+        (false, false) => evaluate_all(database, &def.name, &index, context).await,
+        (false, true) => Ok(()),
+    };
+    if let Err(error) = judged {
         database.record(&CatalogRecord::IndexDropped { id, index: index.id }).await?;
         return Err(error);
     }
@@ -88,11 +102,41 @@ pub async fn create(database: &Database, wanted: CreateIndex, context: Context<'
     Ok(done("CREATE INDEX", Some(position)))
 }
 
+/// What an index is of, as it may stand in a SELECT.
+fn texts(index: &Index) -> Vec<String> {
+    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+    let text = |column: &IndexColumn| match &column.expression {
+        Some(expression) => format!("({})", expression.text),
+        None => quoted(&column.name),
+    };
+    index.columns.iter().map(text).collect()
+}
+
+/// What PostgreSQL calls a column of an index in the index's name: its name, that of the function called, or `expr`.
+fn short_name(column: &IndexColumn) -> &str {
+    match (&column.expression, column.name.split_once('(')) {
+        (None, _) => &column.name,
+        (Some(_), Some((function, _))) if function.chars().all(|c| c.is_alphanumeric() || c == '_') && !function.is_empty() => {
+            function
+        }
+        (Some(_), _) => "expr",
+    }
+}
+
+/// Whether the expressions of a new index evaluate for every row.
+async fn evaluate_all(database: &Database, table: &str, index: &Index, context: Context<'_>) -> Result<()> {
+    let counted: Vec<String> = texts(index).iter().map(|text| format!("count({text})")).collect();
+    let condition = index.predicate.as_ref().map(|predicate| format!(" WHERE {predicate}")).unwrap_or_default();
+    let text = format!("SELECT {} FROM \"{}\"{condition}", counted.join(", "), table.replace('"', "\"\""));
+    dml::has_rows(database, &text, context).await.map(drop)
+}
+
 /// Whether there are rows that a new unique index would not allow.
 async fn refuse_equal_rows(database: &Database, table: &str, index: &Index, context: Context<'_>) -> Result<()> {
     let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-    let columns: Vec<String> = index.columns.iter().map(|column| quoted(&column.name)).collect();
-    let present: Vec<String> = columns.iter().map(|column| format!("{column} IS NOT NULL")).collect();
+    let columns = texts(index);
+    let present = columns.iter().map(|column| format!("{column} IS NOT NULL"));
+    let present: Vec<String> = present.chain(index.predicate.iter().map(|predicate| format!("({predicate})"))).collect();
     let (columns, present) = (columns.join(", "), present.join(" AND "));
     let text = format!("SELECT 1 FROM {} WHERE {present} GROUP BY {columns} HAVING count(*) > 1 LIMIT 1", quoted(table));
     if dml::has_rows(database, &text, context).await? {
@@ -140,7 +184,9 @@ pub fn references(def: &TableDef, parent: u32, by: Option<&Index>) -> bool {
     let TableKind::Row(schema) = &def.kind else { return false };
     schema.constraints.iter().any(|constraint| match &constraint.rule {
         Rule::ForeignKey { table, referenced, .. } if *table == parent => by.is_none_or(|index| {
-            index.columns.len() == referenced.len() && index.columns.iter().all(|column| referenced.contains(&column.name))
+            index.is_plain()
+                && index.columns.len() == referenced.len()
+                && index.columns.iter().all(|column| referenced.contains(&column.name))
         }),
         _ => false,
     })
@@ -172,7 +218,7 @@ pub fn resolve_references(
         let primary: Vec<String> = parent.primary_key.iter().map(|at| parent.columns[*at].name.clone()).collect();
         let referenced = if key.referenced.is_empty() { primary.clone() } else { key.referenced };
         let same = |columns: &[String]| columns.len() == referenced.len() && columns.iter().all(|name| referenced.contains(name));
-        let unique = parent.indexes.iter().filter(|index| index.unique);
+        let unique = parent.indexes.iter().filter(|index| index.unique && index.is_plain());
         let mut unique = unique.map(|index| index.columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>());
         if !same(&primary) && !unique.any(|columns| same(&columns)) {
             let message = format!("there is no unique constraint on ({}) of table \"{name}\"", referenced.join(", "));

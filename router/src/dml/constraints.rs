@@ -93,11 +93,11 @@ impl Writer {
         let rows = target.rows(&self.transaction)?;
         for index in schema.indexes.iter().filter(|index| index.unique) {
             for change in changes {
-                let entry = |row: &Option<Row>| {
-                    let row = row.as_ref().filter(|row| !index.has_null(&row.values, schema))?;
-                    Some(index.prefix_of(&row.values, schema))
+                let entry = |row: &Option<Row>| -> Result<Option<Vec<u8>>> {
+                    let entry = row.as_ref().map(|row| index.unique_prefix(&row.values, schema)).transpose()?;
+                    Ok(entry.flatten())
                 };
-                let (old, new) = (entry(&change.old), entry(&change.new));
+                let (old, new) = (entry(&change.old)?, entry(&change.new)?);
                 if old == new {
                     continue;
                 }
@@ -245,7 +245,10 @@ fn key_of<'s>(schema: &'s TableSchema, columns: &[String], values: &[Value]) -> 
         return Ok(ParentKey::Primary(encode_key(&row, schema)?));
     }
     let fits = |index: &&Index| {
-        index.unique && index.columns.len() == columns.len() && index.columns.iter().all(|column| columns.contains(&column.name))
+        index.unique
+            && index.is_plain()
+            && index.columns.len() == columns.len()
+            && index.columns.iter().all(|column| columns.contains(&column.name))
     };
     let Some(index) = schema.indexes.iter().find(fits) else {
         return Err(Error::internal("a foreign key names a primary key or a unique index"));
@@ -366,7 +369,7 @@ fn duplicate_key(target: &Target, values: &[Value]) -> Error {
 }
 
 fn duplicate_entry(target: &Target, index: &Index, values: &[Value]) -> Error {
-    let key: Vec<Value> = index.positions(&target.schema).map(|at| values[at].clone()).collect();
+    let key = index.values_of(values, &target.schema).ok().flatten().unwrap_or_default();
     let shown = listed(index.columns.iter().map(|column| &column.name), &key);
     let message = format!("duplicate key in table \"{}\" violates \"{}\": {shown} already exists", target.def.name, index.name);
     Error::new(sqlstate::UNIQUE_VIOLATION, ErrorKind::Conflict, message).hint("UPDATE the row, or INSERT ... ON CONFLICT")

@@ -126,7 +126,10 @@ async fn given_rows(writer: &Writer, target: &Arc<Target>, insert: &Insert, cont
 }
 
 /// A value for a column that is GENERATED ALWAYS is refused, unless the statement insists.
-fn refuse_identity(column: &Column, overriding: Option<Overriding>) -> Result<()> {
+///
+/// # Errors
+/// Naming the column.
+pub fn refuse_identity(column: &Column, overriding: Option<Overriding>) -> Result<()> {
     if column.identity != Some(Identity::Always) || overriding == Some(Overriding::System) {
         return Ok(());
     }
@@ -166,8 +169,9 @@ fn arbiter(target: &Target, conflict: &OnConflict) -> Result<Arbiter> {
             if at.len() == schema.primary_key.len() && schema.primary_key.iter().all(|key| at.contains(key)) {
                 return Ok(Arbiter { primary: true, indexes: Vec::new() });
             }
-            let fits =
-                |index: &Index| index.columns.len() == names.len() && index.columns.iter().all(|c| names.contains(&c.name));
+            let fits = |index: &Index| {
+                index.is_plain() && index.columns.len() == names.len() && index.columns.iter().all(|c| names.contains(&c.name))
+            };
             let index = unique().find(fits).ok_or_else(none_fits)?;
             Ok(Arbiter { primary: false, indexes: vec![index] })
         }
@@ -198,8 +202,8 @@ fn split(writer: &Writer, target: &Target, arbiter: &Arbiter, given: Vec<Row>) -
             writer.transaction.has_read(crate::txn::Key::Row(target.def.id, &row.key));
             keys.push([b"p", &row.key[..]].concat());
         }
-        for index in arbiter.indexes.iter().filter(|index| !index.has_null(&row.values, &target.schema)) {
-            let prefix = index.prefix_of(&row.values, &target.schema);
+        for index in &arbiter.indexes {
+            let Some(prefix) = index.unique_prefix(&row.values, &target.schema)? else { continue };
             if existing.is_none() {
                 existing = rows.find(index, &prefix, 1)?.pop();
             }

@@ -17,6 +17,7 @@ use crate::error::{Error, Result, nearest, sqlstate};
 use crate::sql::ddl::name_of;
 use crate::sql::rewrite::resolve;
 use crate::txn::{Transaction, entries};
+use crate::view::index_keys;
 use crate::view::running::{Store, View};
 use crate::view::vacuum::refuse;
 
@@ -73,6 +74,7 @@ impl Target {
         let view = database.views().get(def)?;
         writable(def, &view.stream.name)?;
         let TableKind::Row(schema) = &def.kind else { return Err(Error::internal("writable tables have rows")) };
+        index_keys::prepare(database.session(), schema)?;
         Ok(Self { def: Arc::clone(def), schema: Arc::new(schema.clone()), view })
     }
 
@@ -177,7 +179,8 @@ impl Rows<'_> {
             }
             if !replaced(&key) {
                 let row = self.decode(&key, &row)?;
-                if index.prefix_of(&row.values, &self.target.schema).starts_with(prefix) {
+                let entry = index.prefix_of(&row.values, &self.target.schema)?;
+                if entry.is_some_and(|entry| entry.starts_with(prefix)) {
                     found.push(row);
                 }
             }

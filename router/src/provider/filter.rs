@@ -29,6 +29,18 @@ pub fn comparison(expr: &Expr) -> Option<Comparison<'_>> {
     (!value.is_null()).then_some(Comparison { column: &column.name, operator, value })
 }
 
+/// Takes a condition apart if it compares anything with a constant, which is never null.
+#[must_use]
+pub fn compared(expr: &Expr) -> Option<(&Expr, Operator, &ScalarValue)> {
+    let Expr::BinaryExpr(BinaryExpr { left, op, right }) = expr else { return None };
+    let (what, operator, value) = match (&**left, &**right) {
+        (what, Expr::Literal(value, _)) => (what, *op, value),
+        (Expr::Literal(value, _), what) => (what, op.swap()?, value),
+        _ => return None,
+    };
+    (!value.is_null()).then_some((what, operator, value))
+}
+
 /// `column = 'a'`, `column IN ('a', 'b')`, or such joined by OR: the column and the texts.
 #[must_use]
 pub fn text_choice(expr: &Expr) -> Option<(&str, Vec<String>)> {

@@ -13,10 +13,11 @@ use rowstore::key::{after_prefix, encode_part};
 use rowstore::value::uuid_text;
 use rowstore::{Column, ColumnType, Index, IndexColumn, Overlay, RowTable, ScanRequest, TableSchema, Value};
 
-use super::filter::comparison;
+use super::filter::{compared, comparison};
 use super::scan::{Bounds, Scan, Source};
 use crate::error::{Error, Result};
 use crate::txn::{Key, Transaction};
+use crate::view::index_keys::{planned, unqualified};
 
 /// See the module docs.
 pub struct RowProvider {
@@ -89,25 +90,42 @@ type Encode<'a> = Box<dyn Fn(&Value) -> Vec<u8> + 'a>;
 
 /// A column of a key or index, and how its values are encoded there.
 struct Part<'a> {
-    column: &'a Column,
+    what: What<'a>,
+    kind: &'a ColumnType,
     encode: Encode<'a>,
     descending: bool,
+}
+
+/// What a condition must be about.
+#[derive(Clone, Copy)]
+enum What<'a> {
+    Column(&'a str),
+    Expression(&'a Expr),
+}
+
+impl What<'_> {
+    fn is(self, expr: &Expr) -> bool {
+        match self {
+            Self::Column(name) => matches!(expr, Expr::Column(column) if column.name == name),
+            Self::Expression(wanted) => !matches!(expr, Expr::Column(_)) && unqualified(expr) == *wanted,
+        }
+    }
 }
 
 /// The range that holds every entry for which all `filters` can be true; entries begin with `prefix`.
 fn range(parts: &[Part<'_>], mut prefix: Vec<u8>, filters: &[Expr]) -> Path {
     let mut path = Path::default();
     for part in parts {
-        let kind = &part.column.kind;
+        let kind = part.kind;
         let conditions: Vec<(Operator, Vec<u8>, &Expr)> = filters
             .iter()
             .filter_map(|filter| {
-                let found = comparison(filter).filter(|found| found.column == part.column.name)?;
-                if found.value.data_type() != kind.arrow() || !compares_as_keys(kind) {
+                let (what, operator, value) = compared(filter)?;
+                if !part.what.is(what) || value.data_type() != kind.arrow() || !compares_as_keys(kind) {
                     return None;
                 }
-                let value = key_value(kind, found.value)?;
-                let operator = match (part.descending, found.operator) {
+                let value = key_value(kind, value)?;
+                let operator = match (part.descending, operator) {
                     (true, Operator::Lt) => Operator::Gt,
                     (true, Operator::LtEq) => Operator::GtEq,
                     (true, Operator::Gt) => Operator::Lt,
@@ -154,24 +172,38 @@ fn by_key(table: &TableSchema, filters: &[Expr]) -> Path {
             encode_part(&mut out, value);
             out
         };
-        Part { column: &table.columns[*at], encode: Box::new(encode), descending: false }
+        let Column { name, kind, .. } = &table.columns[*at];
+        Part { what: What::Column(name), kind, encode: Box::new(encode), descending: false }
     };
     let path = range(&table.primary_key.iter().map(part).collect::<Vec<_>>(), Vec::new(), filters);
     Path { single: !table.primary_key.is_empty() && path.equal == table.primary_key.len(), ..path }
 }
 
-fn by_index(table: &TableSchema, index: &Index, filters: &[Expr]) -> Option<Path> {
-    let part = |column: &'_ IndexColumn| {
-        let (at, descending) = (table.column(&column.name)?, column.descending);
+fn by_index<'a>(table: &'a TableSchema, index: &'a Index, filters: &[Expr]) -> Option<Path> {
+    let keys = planned(index);
+    // An index of a part of the rows is of use only to whom that part is enough.
+    let predicate = keys.map(|keys| &keys.predicate[..]).unwrap_or_default();
+    let filtered: Vec<Expr> = if predicate.is_empty() { Vec::new() } else { filters.iter().map(unqualified).collect() };
+    if !index.is_plain() && (keys.is_none() || !predicate.iter().all(|wanted| filtered.contains(wanted))) {
+        return None;
+    }
+    let part = |(n, column): (usize, &'a IndexColumn)| {
+        let descending = column.descending;
+        let (what, kind) = match (&column.expression, keys) {
+            (None, _) => (What::Column(&column.name), &table.columns[table.column(&column.name)?].kind),
+            (Some(expression), Some(keys)) => (What::Expression(keys.expressions.get(n)?.as_ref()?), &expression.kind),
+            (Some(_), None) => return None,
+        };
         let encode = move |value: &Value| {
             let mut out = Vec::new();
             encode_indexed(&mut out, value, descending);
             out
         };
-        Some(Part { column: &table.columns[at], encode: Box::new(encode), descending })
+        Some(Part { what, kind, encode: Box::new(encode), descending })
     };
-    let parts = index.columns.iter().map(part).collect::<Option<Vec<_>>>()?;
-    let path = range(&parts, index.prefix(&[]), filters);
+    let parts = index.columns.iter().enumerate().map(part).collect::<Option<Vec<_>>>()?;
+    let mut path = range(&parts, index.prefix(&[]), filters);
+    path.pushed.extend(predicate.iter().map(ToString::to_string));
     let single = index.unique && path.equal == index.columns.len();
     (!path.pushed.is_empty()).then(|| Path { index: Some(index.name.clone()), single, ..path })
 }
@@ -210,7 +242,13 @@ impl Source for RowProvider {
     fn pushdown(&self, filter: &Expr) -> TableProviderFilterPushDown {
         let is_key = |name: &str| self.table.primary_key.iter().any(|at| self.table.columns[*at].name == name);
         let is_indexed = |name: &str| self.indexes().any(|index| index.columns.iter().any(|column| column.name == name));
-        let used = comparison(filter).is_some_and(|found| is_key(found.column) || is_indexed(found.column));
+        let used = comparison(filter).is_some_and(|found| is_key(found.column) || is_indexed(found.column))
+            || self.indexes().filter_map(planned).any(|keys| {
+                let of_expression = compared(filter).is_some_and(|(what, ..)| {
+                    keys.expressions.iter().flatten().any(|expression| What::Expression(expression).is(what))
+                });
+                of_expression || keys.predicate.contains(&unqualified(filter))
+            });
         if used { TableProviderFilterPushDown::Inexact } else { TableProviderFilterPushDown::Unsupported }
     }
 

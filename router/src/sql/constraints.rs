@@ -8,7 +8,7 @@ use datafusion::sql::sqlparser::ast::{
     IndexColumn as SqlIndexColumn, ObjectName, ReferentialAction, TableConstraint, visit_expressions,
 };
 use rowstore::schema::Identity;
-use rowstore::{Action, Column, ColumnType, Constraint, Index, IndexColumn, Rule, TableSchema};
+use rowstore::{Action, Column, ColumnType, Computed, Constraint, Index, IndexColumn, IndexExpression, Rule, TableSchema};
 
 use super::ddl::name_of;
 use super::sequences::{self, ColumnSequence, SequenceOptions};
@@ -50,6 +50,15 @@ fn ident_name(ident: &Ident) -> String {
     name_of(&ObjectName::from(ident.clone()))
 }
 
+fn descending(column: &SqlIndexColumn) -> Result<bool> {
+    let descending = column.column.options.asc == Some(false);
+    if column.column.options.nulls_first.is_some_and(|first| first != descending) {
+        return Err(Error::unsupported("NULLS FIRST and NULLS LAST other than PostgreSQL's default are not supported yet")
+            .hint("NULL sorts as the largest value"));
+    }
+    Ok(descending)
+}
+
 /// The columns of an index.
 ///
 /// # Errors
@@ -57,17 +66,18 @@ fn ident_name(ident: &Ident) -> String {
 pub fn index_columns(columns: &[SqlIndexColumn]) -> Result<Vec<IndexColumn>> {
     let column = |column: &SqlIndexColumn| match &column.column.expr {
         Expr::Identifier(ident) => {
-            let descending = column.column.options.asc == Some(false);
-            if column.column.options.nulls_first.is_some_and(|first| first != descending) {
-                return Err(Error::unsupported(
-                    "NULLS FIRST and NULLS LAST other than PostgreSQL's default are not supported yet",
-                )
-                .hint("NULL sorts as the largest value"));
-            }
-            Ok(IndexColumn { name: ident_name(ident), descending })
+            let descending = descending(column)?;
+            Ok(IndexColumn::new(ident_name(ident), descending))
         }
-        other => Err(Error::unsupported(format!("an index on the expression {other} is not supported yet"))
-            .hint("index columns, or keep the value in a column of its own")),
+        other => {
+            let inner = match other {
+                Expr::Nested(inner) => inner,
+                other => other,
+            };
+            // The type is known once it is planned.
+            let expression = IndexExpression { text: inner.to_string(), kind: ColumnType::Text };
+            Ok(IndexColumn { name: inner.to_string(), descending: descending(column)?, expression: Some(expression) })
+        }
     };
     columns.iter().map(column).collect()
 }
@@ -170,7 +180,12 @@ impl Definition {
     /// What contradicts itself or is not supported.
     pub fn constraint(&mut self, constraint: TableConstraint) -> Result<()> {
         let named = |columns: &[SqlIndexColumn]| -> Result<Vec<String>> {
-            Ok(index_columns(columns)?.into_iter().map(|column| column.name).collect())
+            let columns = index_columns(columns)?;
+            if let Some(column) = columns.iter().find(|column| column.expression.is_some()) {
+                return Err(Error::syntax(format!("a constraint is of columns, and ({}) is none", column.name))
+                    .hint("CREATE UNIQUE INDEX takes expressions"));
+            }
+            Ok(columns.into_iter().map(|column| column.name).collect())
         };
         match constraint {
             TableConstraint::PrimaryKey(key) => self.primary_key(&named(&key.columns)?),
@@ -235,8 +250,9 @@ impl Definition {
     fn index(&mut self, name: String, columns: &[String], unique: bool) -> u32 {
         let id = self.schema.last_index + 1;
         self.schema.last_index = id;
-        let columns = columns.iter().map(|name| IndexColumn { name: name.clone(), descending: false }).collect();
-        self.schema.indexes.push(Index { id, name, columns, unique, generation: 0 });
+        let columns = columns.iter().map(|name| IndexColumn::new(name.clone(), false)).collect();
+        let computed = Computed::default();
+        self.schema.indexes.push(Index { id, name, columns, unique, generation: 0, predicate: None, computed });
         id
     }
 
@@ -285,7 +301,9 @@ impl Definition {
         let name = self.name(name, &columns, "fkey")?;
         // Whoever deletes a referenced row looks for those that name it.
         let leads = |index: &&Index| {
-            index.columns.len() >= columns.len() && index.columns.iter().zip(&columns).all(|(own, name)| own.name == *name)
+            index.is_plain()
+                && index.columns.len() >= columns.len()
+                && index.columns.iter().zip(&columns).all(|(own, name)| own.name == *name)
         };
         let index = match self.schema.indexes.iter().find(leads) {
             Some(index) => index.id,

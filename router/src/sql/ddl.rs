@@ -127,6 +127,8 @@ pub struct CreateIndex {
     pub columns: Vec<IndexColumn>,
     /// Whether it refuses equal rows.
     pub unique: bool,
+    /// Only rows for which this is true are in it.
+    pub predicate: Option<String>,
     /// Whether an existing one is fine.
     pub if_not_exists: bool,
 }
@@ -492,17 +494,15 @@ fn create_index(parser: &mut Parser<'_>) -> Result<Ddl> {
     let Statement::CreateIndex(index) = parser.parse_statement().map_err(parse_error)? else {
         return Err(Error::syntax("CREATE INDEX name ON table (columns)"));
     };
-    if index.predicate.is_some() || !index.include.is_empty() || index.nulls_distinct == Some(false) {
-        return Err(Error::unsupported(
-            "an index on a part of the rows, with INCLUDE or NULLS NOT DISTINCT is not supported yet",
-        )
-        .hint("index the columns of all rows"));
+    if !index.include.is_empty() || index.nulls_distinct == Some(false) {
+        return Err(Error::unsupported("an index with INCLUDE or NULLS NOT DISTINCT is not supported yet"));
     }
     Ok(Ddl::CreateIndex(CreateIndex {
         name: index.name.as_ref().map(name_of),
         table: name_of(&index.table_name),
         columns: index_columns(&index.columns)?,
         unique: index.unique,
+        predicate: index.predicate.as_ref().map(ToString::to_string),
         if_not_exists: index.if_not_exists,
     }))
 }

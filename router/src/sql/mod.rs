@@ -13,6 +13,7 @@ pub mod dialect;
 pub mod forms;
 pub mod input;
 pub mod interval;
+pub mod merge;
 pub mod names;
 pub mod parse;
 pub mod patterns;

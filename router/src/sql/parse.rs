@@ -6,6 +6,7 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan
 
 use super::ddl::{self, Ddl};
 use super::dialect::HeadwaterDialect;
+use super::merge;
 use super::sequences;
 use crate::error::{Error, Result};
 
@@ -49,7 +50,7 @@ pub fn parse(sql: &str, statements_max: usize) -> Result<Vec<Statement>> {
 
 fn parse_one(dialect: &HeadwaterDialect, tokens: Vec<TokenWithSpan>) -> Result<Statement> {
     let end = tokens.last().map_or(Location { line: 1, column: 1 }, |token| token.span.end);
-    let (tokens, overriding) = sequences::take_overriding(sequences::in_order(tokens));
+    let (tokens, overriding) = sequences::take_overriding(merge::plain(sequences::in_order(tokens)));
     let mut parser = Parser::new(dialect).with_recursion_limit(RECURSION_MAX).with_tokens_with_locations(mark_past_reads(tokens));
     let statement = match ddl::parse(&mut parser)? {
         Some(ddl) => Statement::Ddl(Box::new(ddl)),

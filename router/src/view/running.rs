@@ -20,6 +20,7 @@ use rowstore::{RowChange, RowOptions, RowTable, TableSchema};
 use tsstore::SeriesTable;
 
 use super::document::WholeDocuments;
+use super::index_keys;
 use super::keys::KeyProjection;
 use super::mapping::FieldMapping;
 use super::select::{SelectDocuments, SelectProjection};
@@ -301,6 +302,7 @@ impl Views {
                 let mut schema = schema.clone();
                 // Generations before an index know nothing of it.
                 schema.indexes.retain(|index| index.generation <= number);
+                index_keys::prepare(&self.base, &schema)?;
                 let schema = Arc::new(schema);
                 let projection = row_projection(table, &schema, select);
                 let (rows, materializer) = RowTable::open(dir, schema, projection, &self.rows)?;

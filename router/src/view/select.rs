@@ -206,7 +206,8 @@ fn only_deterministic(expr: &Expr) -> Result<()> {
     }
 }
 
-fn simplified(state: &SessionState, expr: Expr, schema: &DFSchemaRef) -> Result<Expr> {
+/// An expression as DataFusion's simplifier leaves it.
+pub(super) fn simplified(state: &SessionState, expr: Expr, schema: &DFSchemaRef) -> Result<Expr> {
     use datafusion::logical_expr::simplify::SimplifyContext;
     use datafusion::optimizer::simplify_expressions::ExprSimplifier;
     let context = SimplifyContext::builder()

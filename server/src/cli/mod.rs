@@ -84,6 +84,9 @@ pub struct ConfigFlags {
     /// The disk backend: auto or pool
     #[arg(long, value_name = "BACKEND")]
     disk_io: Option<String>,
+    /// The folder that COPY reads and writes files in; without it COPY has no files
+    #[arg(long, value_name = "DIR")]
+    copy_dir: Option<PathBuf>,
     /// A configuration file in TOML
     #[arg(long, value_name = "FILE", env = "HEADWATER_CONFIG")]
     config: Option<PathBuf>,
@@ -97,6 +100,7 @@ impl ConfigFlags {
             ("http.listen", "--http", self.http.clone()),
             ("log.memory_bytes_max", "--memory", self.memory.clone()),
             ("disk_io", "--disk-io", self.disk_io.clone()),
+            ("copy_dir", "--copy-dir", self.copy_dir.as_ref().map(|path| path.to_string_lossy().into_owned())),
         ];
         let flags: Vec<_> = given.into_iter().filter_map(|(name, flag, value)| Some((name, flag, value?))).collect();
         // Variables that are not text are none of ours.
