@@ -32,7 +32,7 @@ fn an_expression_is_found_by_its_index() {
         for (sql, index, rows) in [
             ("SELECT id FROM u WHERE lower(name) = 'name17'", "index by_name", vec![json!([17])]),
             ("SELECT id FROM u WHERE lower(name) = 'name17' AND m = 7", "index by_name", vec![json!([17])]),
-            ("SELECT id FROM u WHERE n + m = 24", "index by_sum", vec![json!([17])]),
+            ("SELECT id FROM u WHERE n + m = 24 ORDER BY id", "index by_sum", vec![json!([17]), json!([22])]),
             ("SELECT id FROM u WHERE n + m < 4", "index by_sum", vec![json!([1])]),
         ] {
             assert!(plan(fixture, sql).contains(index), "{sql}: {}", plan(fixture, sql));
@@ -90,7 +90,8 @@ fn a_partial_index_serves_those_it_is_enough_for() {
 fn a_view_of_a_stream_has_them_too() {
     let fixture = Fixture::new();
     fixture.run("CREATE STREAM s; CREATE TABLE v (id BIGINT PRIMARY KEY, name TEXT) USING row FROM STREAM s");
-    fixture.append("s", (0..50).map(|n| json!({"id": n, "name": format!("N{n}")})));
+    let records: Vec<_> = (0..50).map(|n| json!({"id": n, "name": format!("N{n}")})).collect();
+    fixture.append("s", &records);
     fixture.run("CREATE INDEX by_lower ON v (lower(name)) WHERE id > 9");
     built(&fixture, "v");
     let sql = "SELECT id FROM v WHERE lower(name) = 'n33' AND id > 9";

@@ -117,7 +117,7 @@ async fn alter_columns(
     })?;
     let mut altering = Altering { database, def, view, schema: schema.clone(), others: Vec::new(), context };
     for operation in operations {
-        altering.apply(operation).await?;
+        Box::pin(altering.apply(operation)).await?;
     }
     if altering.schema == *schema {
         return Ok(done(TAG, None));

@@ -42,31 +42,25 @@ pub fn table_of(merge: &Merge) -> Result<(&ObjectName, Option<&Ident>)> {
 /// # Errors
 /// What is wrong with it, and a row of the table that two rows of the source would change.
 pub async fn changes(writer: &Writer, target: &Target, merge: &Merge, context: Context<'_>) -> Result<Vec<Change>> {
-    if merge.output.is_some() {
-        return Err(Error::syntax("MERGE has no RETURNING"));
-    }
+    refuse_unreachable(merge)?;
     let alias = table_of(merge)?.1.cloned().unwrap_or_else(|| Ident::with_quote('"', &target.def.name));
     let own = |at: usize| Expr::CompoundIdentifier(vec![alias.clone(), Ident::with_quote('"', &target.schema.columns[at].name)]);
     let key = target.schema.primary_key.first().ok_or_else(|| Error::internal("a table that is written has a key"))?;
     let (mut changes, mut seen) = (Vec::new(), HashSet::new());
     // What the clauses before have left over, of either kind.
-    let mut left: [Option<Vec<Expr>>; 2] = [Some(Vec::new()), Some(Vec::new())];
+    let mut left: [Vec<Expr>; 2] = Default::default();
     for clause in &merge.clauses {
         let matched = match clause.clause_kind {
             MergeClauseKind::Matched => true,
             MergeClauseKind::NotMatched => false,
             other => return Err(Error::syntax(format!("WHEN {other} is not PostgreSQL's"))),
         };
-        let Some(before) = &mut left[usize::from(matched)] else {
-            return Err(Error::syntax("unreachable WHEN clause specified after unconditional WHEN clause"));
-        };
+        let before = &mut left[usize::from(matched)];
         let mut conditions = before.clone();
-        match &clause.predicate {
-            Some(predicate) => {
-                conditions.push(predicate.clone());
-                before.push(Expr::IsNotTrue(Box::new(Expr::Nested(Box::new(predicate.clone())))));
-            }
-            None => left[usize::from(matched)] = None,
+        // One without a condition is the last of its kind.
+        if let Some(predicate) = &clause.predicate {
+            conditions.push(predicate.clone());
+            before.push(Expr::IsNotTrue(Box::new(Expr::Nested(Box::new(predicate.clone())))));
         }
         if !matched {
             conditions.push(Expr::IsNull(Box::new(own(*key))));
@@ -96,6 +90,20 @@ pub async fn changes(writer: &Writer, target: &Target, merge: &Merge, context: C
         }
     }
     Ok(changes)
+}
+
+/// What is wrong with a MERGE before anything of it is done.
+fn refuse_unreachable(merge: &Merge) -> Result<()> {
+    if merge.output.is_some() {
+        return Err(Error::syntax("MERGE has no RETURNING"));
+    }
+    for (n, clause) in merge.clauses.iter().enumerate() {
+        let before = merge.clauses[..n].iter();
+        if before.filter(|before| before.clause_kind == clause.clause_kind).any(|before| before.predicate.is_none()) {
+            return Err(Error::syntax("unreachable WHEN clause specified after unconditional WHEN clause"));
+        }
+    }
+    Ok(())
 }
 
 /// The rows of a clause.
