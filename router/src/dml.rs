@@ -31,7 +31,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::sql::sqlparser::ast::{
     Expr, Ident, ObjectName, SelectItem, SetExpr, Statement, TableAlias, TableFactor, TableObject, TableWithJoins,
 };
-use logcore::{ErrorKind, Offset};
+use logcore::{ErrorKind, Offset, PartitionRef, StreamId};
 use rowstore::{Rule, TableSchema};
 
 pub(crate) use self::constraints::listed;
@@ -50,6 +50,8 @@ use crate::txn::{Isolation, Transaction};
 
 /// Times a change is computed again when somebody else was faster.
 const ATTEMPTS_MAX: usize = 32;
+/// What the SQLSTATE of a violated constraint begins with.
+const INTEGRITY_CLASS: &str = "23";
 /// Rows that one statement may hold in memory.
 pub(super) const ROWS_BYTES_MAX: usize = 64 << 20;
 
@@ -85,12 +87,19 @@ async fn run(database: &Database, name: ObjectName, statement: &Statement, conte
         let outcome = Box::pin(carry_out(database, &name, statement, transaction, context)).await?;
         return Ok(outcome.answer(None));
     }
+    let began = database.log().partition(PartitionRef::new(StreamId::TABLES, 0))?.committed().get();
     for _ in 0..ATTEMPTS_MAX {
         let _gate = database.gate().read().await;
         let transaction = Arc::new(Transaction::new(Isolation::Snapshot));
         let within = Context { transaction: Some(&transaction), ..context };
-        // What stands in the way at this snapshot may be on its way out: it is judged again if the log has moved on.
-        let outcome = Box::pin(carry_out(database, &name, statement, &transaction, within)).await?;
+        let outcome = match Box::pin(carry_out(database, &name, statement, &transaction, within)).await {
+            // What was answered before the statement came counts: the snapshot was older, since the table was slow to show it.
+            Err(error) if error.code().starts_with(INTEGRITY_CLASS) && transaction.snapshot() < began => {
+                wait_seen(database, &name, began, context.deadline).await?;
+                continue;
+            }
+            outcome => outcome?,
+        };
         match commit(database, &transaction, context.deadline).await {
             Err(Refused::Conflict(seen)) => wait_seen(database, &name, seen, context.deadline).await?,
             Err(Refused::Error(error)) => return Err(error),
@@ -121,7 +130,7 @@ async fn carry_out(
 ) -> Result<Outcome> {
     let catalog = database.catalog();
     let target = Arc::new(Target::find(database, &catalog, name)?);
-    let writer = Writer { database: database.clone(), catalog, transaction: Arc::clone(transaction) };
+    let writer = Writer { database: database.clone(), catalog, transaction: Arc::clone(transaction), deadline: context.deadline };
     let (changes, returning, alias) = match statement {
         Statement::Insert(insert) => {
             let alias = insert.table_alias.as_ref().map(|alias| alias.alias.clone());

@@ -4,8 +4,9 @@
 //! changed, tokens swapped, dropped, doubled, replaced, pieces of other statements put in, nesting, numbers at their limits. It is
 //! run like a client's request, with a deadline; then what must still be there is looked at.
 //!
-//! A case follows from its number alone. `HEADWATER_SEED` says which comes first, `HEADWATER_TORTURE_SQL` how many are run (default
-//! 1,500). `HEADWATER_FUZZ_TRACE=FILE` keeps the case under way in a file, for those that end the process.
+//! A case's text follows from its number alone; what the tables hold, from the cases before it, back to a multiple of 125.
+//! `HEADWATER_SEED` says which comes first, `HEADWATER_TORTURE_SQL` how many are run (default 1,500). `HEADWATER_FUZZ_TRACE=FILE`
+//! keeps the case under way in a file, for those that end the process.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, reason = "a test")]
 
 mod common;
@@ -27,8 +28,8 @@ const DEADLINE: Duration = Duration::from_secs(2);
 const HANG: Duration = Duration::from_secs(120);
 /// Rows of an answer that are read; a client may leave.
 const ROWS_READ_MAX: usize = 10_000;
-/// Cases after which the database is made anew: statements may have dropped or filled its tables.
-const CASES_PER_DATABASE: u64 = 250;
+/// Cases after which the database is made anew, with the tables of the next file: statements drop and fill them.
+const CASES_PER_DATABASE: u64 = 125;
 /// Findings after which a run stops.
 const FINDINGS_MAX: usize = 10;
 
@@ -230,22 +231,35 @@ impl Random {
     }
 }
 
-/// The statements of all files; those that are errors too.
-fn corpus() -> Vec<String> {
+/// The statements of each file, those that are errors too.
+fn corpus() -> Vec<Vec<String>> {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/slt");
     let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|file| file.extension().is_some_and(|extension| extension == "slt"));
     files.sort();
-    let mut statements: Vec<String> = OWN.iter().map(|sql| (*sql).to_owned()).collect();
-    for file in files {
-        for record in sqllogictest::parse_file::<sqllogictest::DefaultColumnType>(file).unwrap() {
-            if let sqllogictest::Record::Statement { sql, .. } | sqllogictest::Record::Query { sql, .. } = record {
-                statements.push(sql);
-            }
+    let statements = |file| {
+        let records = sqllogictest::parse_file::<sqllogictest::DefaultColumnType>(file).unwrap();
+        let statements = records.into_iter().filter_map(|record| match record {
+            sqllogictest::Record::Statement { sql, .. } | sqllogictest::Record::Query { sql, .. } => Some(sql),
+            _ => None,
+        });
+        statements.collect::<Vec<_>>()
+    };
+    let corpus: Vec<Vec<String>> = files.into_iter().map(statements).collect();
+    assert!(corpus.iter().map(Vec::len).sum::<usize>() > 700, "the corpus is there");
+    corpus
+}
+
+/// One of a file's statements, of any file's, or of ours.
+fn any_statement<'a>(random: &mut Random, corpus: &'a [Vec<String>], file: usize) -> &'a str {
+    match random.below(8) {
+        0 => OWN[random.below(OWN.len())],
+        1 => {
+            let other = &corpus[random.below(corpus.len())];
+            &other[random.below(other.len())]
         }
+        _ => &corpus[file][random.below(corpus[file].len())],
     }
-    assert!(statements.len() > 500, "the corpus is there");
-    statements
 }
 
 /// Words, numbers, texts, runs of blanks, single signs: joined they are the text again.
@@ -272,15 +286,15 @@ fn tokens(sql: &str) -> Vec<String> {
     out
 }
 
-fn damaged(random: &mut Random, corpus: &[String]) -> String {
-    let mut sql = corpus[random.below(corpus.len())].clone();
-    for _ in 0..1 + random.below(4) {
-        sql = damage(random, &sql, corpus);
+fn damaged(random: &mut Random, corpus: &[Vec<String>], file: usize) -> String {
+    let mut sql = any_statement(random, corpus, file).to_owned();
+    for _ in 0..random.below(4) {
+        sql = damage(random, &sql, corpus, file);
     }
     sql
 }
 
-fn damage(random: &mut Random, sql: &str, corpus: &[String]) -> String {
+fn damage(random: &mut Random, sql: &str, corpus: &[Vec<String>], file: usize) -> String {
     let mut parts = tokens(sql);
     if parts.is_empty() {
         return TOKENS[random.below(TOKENS.len())].to_owned();
@@ -311,7 +325,7 @@ fn damage(random: &mut Random, sql: &str, corpus: &[String]) -> String {
         6 | 7 => parts[at] = TOKENS[random.below(TOKENS.len())].to_owned(),
         8 => {
             // A piece of another statement in the place of one of this.
-            let other = tokens(&corpus[random.below(corpus.len())]);
+            let other = tokens(any_statement(random, corpus, file));
             let from = random.below(other.len());
             let until = (from + 1 + random.below(12)).min(other.len());
             let end = (at + random.below(8)).min(parts.len());
@@ -319,7 +333,7 @@ fn damage(random: &mut Random, sql: &str, corpus: &[String]) -> String {
         }
         9 => {
             // A whole statement in the place of a value, or behind this one.
-            let other = &corpus[random.below(corpus.len())];
+            let other = any_statement(random, corpus, file);
             match random.below(3) {
                 0 => parts.push(format!("; {other}")),
                 _ => parts[at] = format!("({other})"),
@@ -395,9 +409,16 @@ fn finding(fixture: &Fixture, sql: &str) -> Option<String> {
     }
 }
 
-fn fixture() -> Fixture {
+/// A database with our tables and those of a file.
+fn fixture(statements: &[String]) -> Fixture {
     let fixture = Fixture::new();
     fixture.run(TABLES);
+    let defines = |sql: &&String| {
+        let first = sql.split_whitespace().next().unwrap_or_default().to_lowercase();
+        ["create", "insert"].contains(&first.as_str())
+    };
+    // Some of them are meant to fail.
+    statements.iter().filter(defines).for_each(|sql| drop(fixture.request(sql, vec![], "")));
     fixture
 }
 
@@ -408,13 +429,15 @@ fn any_text_is_answered_or_refused() {
     let cases = number("HEADWATER_TORTURE_SQL").unwrap_or(CASES);
     let trace = std::env::var_os("HEADWATER_FUZZ_TRACE");
     let corpus = corpus();
-    let mut fixture = fixture();
+    let file_of = |case: u64| usize::try_from(case / CASES_PER_DATABASE).unwrap() % corpus.len();
+    let mut fixture = fixture(&corpus[file_of(first)]);
     let (mut findings, mut slowest) = (Vec::new(), (Duration::ZERO, 0));
     for case in first..first + cases {
-        if (case - first) % CASES_PER_DATABASE == CASES_PER_DATABASE - 1 {
-            fixture = self::fixture();
+        let file = file_of(case);
+        if case % CASES_PER_DATABASE == 0 {
+            fixture = self::fixture(&corpus[file]);
         }
-        let sql = damaged(&mut Random::of(case), &corpus);
+        let sql = damaged(&mut Random::of(case), &corpus, file);
         if let Some(file) = &trace {
             std::fs::write(file, format!("seed {case}\n{sql}\n")).unwrap();
         }
@@ -425,7 +448,7 @@ fn any_text_is_answered_or_refused() {
             findings.push(format!("-- seed {case}: {how}\n{sql};"));
             println!("{}", findings[findings.len() - 1]);
             // What hangs or panicked may hold something; the next cases must not suffer from it.
-            fixture = self::fixture();
+            fixture = self::fixture(&corpus[file]);
         }
         if findings.len() == FINDINGS_MAX {
             break;

@@ -9,6 +9,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Instant;
 
 use datafusion::arrow::array::{AsArray, RecordBatch};
 use datafusion::common::DFSchema;
@@ -36,6 +37,8 @@ pub struct Writer {
     pub catalog: Arc<CatalogState>,
     /// Where the changes go.
     pub transaction: Arc<Transaction>,
+    /// Give up then.
+    pub deadline: Instant,
 }
 
 impl Writer {
@@ -54,9 +57,26 @@ impl Writer {
             }
             let new: Vec<&Row> = changes.iter().filter_map(|change| change.new.as_ref()).collect();
             check_rows(&self.database, &target, &new)?;
+            self.see_related(&target).await?;
             let writer = self.clone();
             let follows = blocking(move || writer.stage(&target, &changes)).await?;
             work.extend(follows);
+        }
+        Ok(())
+    }
+
+    /// Waits until the tables that foreign keys lead to, in either direction, show the snapshot: what they don't show yet would be
+    /// taken for what is not there.
+    async fn see_related(&self, target: &Target) -> Result<()> {
+        let snapshot = self.transaction.snapshot();
+        let leads = |from: &TableDef, to: u32| match &from.kind {
+            TableKind::Row(schema) => {
+                schema.constraints.iter().any(|own| matches!(&own.rule, Rule::ForeignKey { table, .. } if *table == to))
+            }
+            _ => false,
+        };
+        for def in self.catalog.all_tables().filter(|def| leads(def, target.def.id) || leads(&target.def, def.id)) {
+            self.database.views().get(def)?.visible_to(0, snapshot, self.deadline).await?;
         }
         Ok(())
     }

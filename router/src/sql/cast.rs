@@ -99,7 +99,8 @@ fn external(error: crate::Error) -> DataFusionError {
 
 fn kind_of(text: Option<&ScalarValue>) -> Result<ColumnType> {
     let Some(Some(Some(text))) = text.map(ScalarValue::try_as_str) else { return internal_err!("{CAST} takes a type's name") };
-    let kind = Parser::new(&HeadwaterDialect).try_with_sql(text).and_then(|mut parser| parser.parse_data_type());
+    let dialect = HeadwaterDialect::default();
+    let kind = Parser::new(&dialect).try_with_sql(text).and_then(|mut parser| parser.parse_data_type());
     let kind = kind.map_err(|error| external(super::parse::syntax_error(&error)))?;
     column_type(&kind).map_err(external)
 }

@@ -65,12 +65,14 @@ pub fn plain_forms(statement: &mut Statement) -> Result<()> {
 }
 
 fn expression(text: &str) -> Result<Expr> {
-    let mut parser = Parser::new(&HeadwaterDialect).try_with_sql(text).map_err(|error| Error::internal(error.to_string()))?;
+    let dialect = HeadwaterDialect::default();
+    let mut parser = Parser::new(&dialect).try_with_sql(text).map_err(|error| Error::internal(error.to_string()))?;
     parser.parse_expr().map_err(|error| Error::internal(error.to_string()))
 }
 
 fn query(text: &str) -> Result<Box<Query>> {
-    let mut parser = Parser::new(&HeadwaterDialect).try_with_sql(text).map_err(|error| Error::internal(error.to_string()))?;
+    let dialect = HeadwaterDialect::default();
+    let mut parser = Parser::new(&dialect).try_with_sql(text).map_err(|error| Error::internal(error.to_string()))?;
     parser.parse_query().map_err(|error| Error::internal(error.to_string()))
 }
 

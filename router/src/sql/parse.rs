@@ -3,18 +3,22 @@
 use datafusion::sql::sqlparser::ast::Statement as Ast;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer, Word};
+use logcore::ErrorKind;
 
 use super::ddl::{self, Ddl};
 use super::dialect::HeadwaterDialect;
 use super::merge;
 use super::sequences;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, sqlstate};
 
 /// The functions that stand for `AS OF OFFSET n` and `AS OF POSITION '...'` in the tree.
 pub(crate) const AS_OF_OFFSET: &str = "headwater_as_of_offset";
 pub(crate) const AS_OF_POSITION: &str = "headwater_as_of_position";
 /// Nesting of expressions and queries.
 const RECURSION_MAX: usize = 100;
+/// Expressions that the parser may begin, for each token and beyond; it takes some back, about twice as many as there are.
+const STEPS_PER_TOKEN: u64 = 16;
+const STEPS_MIN: u64 = 10_000;
 
 /// One statement.
 #[derive(Clone, Debug)]
@@ -30,8 +34,7 @@ pub enum Statement {
 /// # Errors
 /// A syntax error with line and column; nothing of the text may then be carried out.
 pub fn parse(sql: &str, statements_max: usize) -> Result<Vec<Statement>> {
-    let dialect = HeadwaterDialect;
-    let tokens = Tokenizer::new(&dialect, sql).tokenize_with_location().map_err(|error| {
+    let tokens = Tokenizer::new(&HeadwaterDialect::default(), sql).tokenize_with_location().map_err(|error| {
         let Location { line, column } = error.location;
         Error::syntax(format!("syntax error at line {line}, column {column}: {}", error.message))
     })?;
@@ -43,12 +46,23 @@ pub fn parse(sql: &str, statements_max: usize) -> Result<Vec<Statement>> {
         if statements.len() == statements_max {
             return Err(Error::invalid(format!("more than {statements_max} statements in one request")));
         }
-        statements.push(parse_one(&dialect, part.to_vec())?);
+        statements.push(parse_one(part.to_vec())?);
     }
     Ok(statements)
 }
 
-fn parse_one(dialect: &HeadwaterDialect, tokens: Vec<TokenWithSpan>) -> Result<Statement> {
+fn parse_one(tokens: Vec<TokenWithSpan>) -> Result<Statement> {
+    let dialect = HeadwaterDialect::bounded(STEPS_MIN + STEPS_PER_TOKEN * tokens.len() as u64);
+    parse_tokens(&dialect, tokens).map_err(|error| match dialect.is_exhausted() {
+        true => {
+            Error::new(sqlstate::STATEMENT_TOO_COMPLEX, ErrorKind::TooLarge, "the statement can't be read in reasonable time")
+                .hint("there is a mistake inside many levels of parentheses: nest less")
+        }
+        false => error,
+    })
+}
+
+fn parse_tokens(dialect: &HeadwaterDialect, tokens: Vec<TokenWithSpan>) -> Result<Statement> {
     let end = tokens.last().map_or(Location { line: 1, column: 1 }, |token| token.span.end);
     let (tokens, overriding) = sequences::take_overriding(merge::plain(sequences::in_order(tokens)));
     let mut parser = Parser::new(dialect).with_recursion_limit(RECURSION_MAX).with_tokens_with_locations(mark_past_reads(tokens));
@@ -83,7 +97,10 @@ fn with_end(error: Error, end: Location) -> Error {
 pub(crate) fn syntax_error(error: &ParserError) -> Error {
     let message = match error {
         ParserError::TokenizerError(message) | ParserError::ParserError(message) => message.as_str(),
-        ParserError::RecursionLimitExceeded => return Error::syntax(format!("the statement nests deeper than {RECURSION_MAX}")),
+        ParserError::RecursionLimitExceeded => {
+            let message = format!("the statement nests deeper than {RECURSION_MAX}");
+            return Error::new(sqlstate::STATEMENT_TOO_COMPLEX, ErrorKind::TooLarge, message).hint("nest less");
+        }
     };
     let Some((what, place)) = message.rsplit_once(" at Line: ") else {
         return Error::syntax(format!("syntax error: {message}"));
@@ -146,6 +163,22 @@ mod tests {
             assert!(error.message().contains(place), "{sql}: {error}");
             assert_eq!(error.code(), crate::error::sqlstate::SYNTAX_ERROR);
         }
+    }
+
+    #[test]
+    fn a_mistake_in_deep_nesting_is_found_soon() {
+        for depth in [5, 50, 90, 100_000] {
+            for open in ["NOT (", "(", "coalesce(", "interval (", "array[", "(SELECT ", "case when "] {
+                let sql = format!("SELECT x {} ) FROM", open.repeat(depth));
+                let code = parse(&sql, 1).unwrap_err().code();
+                assert!(
+                    [sqlstate::SYNTAX_ERROR, sqlstate::STATEMENT_TOO_COMPLEX].contains(&code),
+                    "{depth} times {open}: {code}"
+                );
+            }
+        }
+        let deep = format!("SELECT {}1{}", "(".repeat(80), ")".repeat(80));
+        parse(&deep, 1).unwrap();
     }
 
     #[test]
