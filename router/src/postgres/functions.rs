@@ -24,6 +24,7 @@ use crate::sql::forms::SINGLE_VALUE;
 /// # Errors
 /// When a name is refused: a bug.
 pub(crate) fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
+    super::bounds::register(registry)?;
     registry.register_expr_planner(Arc::new(UntypedLiterals))?;
     registry.register_udaf(Arc::new(AggregateUDF::new_from_impl(SingleValue {
         signature: Signature::any(1, Volatility::Immutable),

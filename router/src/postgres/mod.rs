@@ -7,6 +7,7 @@
 //! Registered in [`crate::session`], so that it holds for every statement.
 
 mod arithmetic;
+mod bounds;
 mod casts;
 pub(crate) mod codes;
 mod conversion;

@@ -355,7 +355,7 @@ mod tests {
             ("9999999999999:00", ColumnType::Interval, "22007"),
             ("1:2:3:4", ColumnType::Interval, "22007"),
             ("a0eebc99", ColumnType::Uuid, "22P02"),
-            ("letters", ColumnType::Bytea, "22P02"),
+            ("a\\b", ColumnType::Bytea, "22P02"),
             ("{bad", ColumnType::Json, "22P02"),
             ("1,2", list(ColumnType::BigInt), "22P02"),
             ("{1,,2}", list(ColumnType::BigInt), "22P02"),

@@ -17,7 +17,7 @@ pub(crate) const AS_OF_POSITION: &str = "headwater_as_of_position";
 /// Nesting of expressions and queries.
 const RECURSION_MAX: usize = 100;
 /// Expressions that the parser may begin, for each token and beyond; it takes some back, about twice as many as there are.
-const STEPS_PER_TOKEN: u64 = 16;
+const STEPS_PER_TOKEN: u64 = 8;
 const STEPS_MIN: u64 = 10_000;
 
 /// One statement.
@@ -177,8 +177,9 @@ mod tests {
                 );
             }
         }
-        let deep = format!("SELECT {}1{}", "(".repeat(80), ")".repeat(80));
-        parse(&deep, 1).unwrap();
+        for open in ["(", "coalesce(", "NOT (", "least(1, "] {
+            parse(&format!("SELECT {}1{}", open.repeat(40), ")".repeat(40)), 1).unwrap();
+        }
     }
 
     #[test]
