@@ -22,9 +22,12 @@ use crate::sql::rewrite::{TableUse, Uses};
 use crate::txn::Key;
 
 /// Fixes where the transaction reads, as planning a statement over the table would.
-async fn pin(writer: &Writer, target: &Target, context: Context<'_>) -> Result<()> {
+///
+/// # Errors
+/// When the table can't be read.
+pub(super) async fn pin(writer: &Writer, target: &Target, context: Context<'_>) -> Result<()> {
     let name = target.def.name.clone();
-    let uses = Uses { tables: vec![TableUse { internal: name.clone(), name, as_of: None }], score: false };
+    let uses = Uses { tables: vec![TableUse { internal: name.clone(), name, ..TableUse::default() }], score: false };
     let chosen = cut::choose(&writer.database, &uses, context).await?;
     writer.transaction.pin(&chosen.cut);
     Ok(())

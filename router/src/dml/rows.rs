@@ -3,18 +3,18 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::ArrayRef;
-use datafusion::sql::sqlparser::ast::{ObjectName, Statement};
+use datafusion::sql::sqlparser::ast::ObjectName;
 use rowstore::{TableSchema, Value};
 
 use super::constraints::{Writer, refuse_null_key};
 use super::defaults::defaults;
+use super::direct::pin;
 use super::target::{Change, Row, Target};
 use super::{ATTEMPTS_MAX, Refused, commit, conflict, wait_seen};
 use crate::database::Database;
 use crate::error::{Error, Result, sqlstate};
 use crate::position::Cut;
-use crate::query::{self, Context};
-use crate::sql::parse::{Statement as Parsed, parse};
+use crate::query::Context;
 use crate::txn::{Isolation, Transaction};
 
 /// The columns of a table that SQL may write: those named, or all.
@@ -72,10 +72,9 @@ async fn take(
 ) -> Result<()> {
     let catalog = database.catalog();
     let target = Arc::new(Target::find(database, &catalog, table)?);
-    // A statement that reads nothing, for the transaction to know where it stands.
-    let Some(Parsed::Sql(nothing)) = parse("SELECT 1", 1)?.pop() else { return Err(Error::internal("SELECT 1 parses")) };
-    let nothing: Statement = *nothing;
-    query::plan(database, nothing, Context { params: &[], ..context }, Some(&target.def.name)).await?;
+    let (transaction, deadline) = (Arc::clone(transaction), context.deadline);
+    let writer = Writer { database: database.clone(), catalog, transaction, deadline };
+    pin(&writer, &target, context).await?;
     let defaults = defaults(database, &target.schema, columns, rows, context).await?;
     let mut changes = Vec::with_capacity(rows);
     for row in 0..rows {
@@ -88,6 +87,5 @@ async fn take(
         let row: Row = target.row(values)?;
         changes.push(Change { old: None, new: Some(row) });
     }
-    let writer = Writer { database: database.clone(), catalog, transaction: Arc::clone(transaction) };
     writer.apply(target, changes).await
 }

@@ -157,7 +157,8 @@ fn set(scope: &Scope, def: &SequenceDef, number: i64, called: bool) -> Result<i6
 
 /// The sequence of a name as it is written in SQL.
 pub(crate) fn find(database: &Database, name: &str) -> Result<Arc<SequenceDef>, Error> {
-    let parsed = Parser::new(&HeadwaterDialect).try_with_sql(name).and_then(|mut parser| parser.parse_object_name(false));
+    let parsed =
+        Parser::new(&HeadwaterDialect::default()).try_with_sql(name).and_then(|mut parser| parser.parse_object_name(false));
     let name = parsed.map(|parsed| name_of(&parsed)).map_err(|_| Error::invalid(format!("\"{name}\" is not a name")))?;
     database.catalog().sequence(&name).cloned()
 }

@@ -43,7 +43,7 @@ pub fn plain(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
             continue;
         };
         tokens.next();
-        let made = Tokenizer::new(&HeadwaterDialect, &text).tokenize().unwrap_or_default();
+        let made = Tokenizer::new(&HeadwaterDialect::default(), &text).tokenize().unwrap_or_default();
         let made = made.into_iter().filter(|made| !matches!(made, Token::Whitespace(_)));
         out.extend(made.map(|made| TokenWithSpan { token: made, span: token.span }));
     }
