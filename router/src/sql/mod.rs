@@ -9,6 +9,7 @@ pub(crate) mod changes;
 pub mod compare;
 pub mod constraints;
 pub mod ddl;
+mod depth;
 pub mod dialect;
 pub mod forms;
 pub mod input;

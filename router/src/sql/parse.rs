@@ -6,6 +6,7 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan
 use logcore::ErrorKind;
 
 use super::ddl::{self, Ddl};
+use super::depth;
 use super::dialect::HeadwaterDialect;
 use super::merge;
 use super::sequences;
@@ -52,6 +53,7 @@ pub fn parse(sql: &str, statements_max: usize) -> Result<Vec<Statement>> {
 }
 
 fn parse_one(tokens: Vec<TokenWithSpan>) -> Result<Statement> {
+    depth::check_chains(&tokens)?;
     let dialect = HeadwaterDialect::bounded(STEPS_MIN + STEPS_PER_TOKEN * tokens.len() as u64);
     parse_tokens(&dialect, tokens).map_err(|error| match dialect.is_exhausted() {
         true => {
@@ -69,11 +71,11 @@ fn parse_tokens(dialect: &HeadwaterDialect, tokens: Vec<TokenWithSpan>) -> Resul
     let statement = match ddl::parse(&mut parser)? {
         Some(ddl) => Statement::Ddl(Box::new(ddl)),
         None => {
-            let parsed = parser.parse_statement();
-            let mut parsed = parsed.map_err(|error| with_end(syntax_error(&error), end))?;
+            let mut parsed = parser.parse_statement().map_err(|error| with_end(syntax_error(&error), end))?;
             if let (Some(which), Ast::Insert(insert)) = (overriding, &mut parsed) {
                 insert.settings.get_or_insert_default().push(sequences::overriding_setting(which));
             }
+            depth::balance(&mut parsed);
             Statement::Sql(Box::new(parsed))
         }
     };
