@@ -60,10 +60,11 @@ pub struct Planned {
 /// Everything that is wrong with the statement.
 pub async fn plan(database: &Database, statement: Statement, context: Context<'_>, also: Option<&str>) -> Result<Planned> {
     let mut statement = statement;
-    let sequences = scope::is_called(&mut statement);
     name_columns(&mut statement);
     let catalog = database.catalog();
     let mut uses: Uses = rewrite(&mut statement, &catalog)?;
+    // Named queries are part of it by now.
+    let sequences = scope::is_called(&mut statement);
     plain_forms(&mut statement)?;
     if let Some(name) = also {
         let table = TableUse { internal: name.to_owned(), name: name.to_owned(), ..TableUse::default() };

@@ -85,6 +85,9 @@ fn a_session_sees_its_own_numbers_only() {
     assert_eq!(fixture.within(&two, "SELECT lastval()").unwrap(), [json!([2])]);
     let error = fixture.within(&two, "SELECT currval('t_id_seq')").unwrap_err();
     assert_eq!(error.code(), "55000", "{error}");
+    // A named query asks for numbers too.
+    fixture.run("CREATE VIEW fresh AS SELECT nextval('s') AS n");
+    assert_eq!(fixture.within(&two, "SELECT n FROM fresh").unwrap(), [json!([3])]);
     // A number that was rolled back is a gap.
     fixture.within(&one, "BEGIN").unwrap();
     fixture.within(&one, "INSERT INTO t (v) VALUES ('c')").unwrap();

@@ -4,12 +4,13 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use datafusion::arrow::array::{Array, RecordBatch};
+use datafusion::arrow::array::{Array, AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, Field, SchemaRef};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::parquet::arrow::ArrowWriter;
 use futures::StreamExt;
 use logcore::ErrorKind;
+use rowstore::schema::KIND_METADATA;
 use serde_json::Value;
 
 use super::{Format, Options, csv};
@@ -134,6 +135,12 @@ pub(super) async fn write(
 
 /// A value as PostgreSQL writes it.
 fn text(field: &Field, column: &dyn Array, row: usize) -> Option<String> {
+    // JSON stays as it was written.
+    if field.metadata().get(KIND_METADATA).is_some_and(|kind| kind == "json")
+        && let Some(texts) = column.as_string_opt::<i32>()
+    {
+        return texts.is_valid(row).then(|| texts.value(row).to_owned());
+    }
     let raw = match render::json_value(field, column, row) {
         Value::Null => return None,
         Value::Bool(value) => return Some(if value { "t" } else { "f" }.to_owned()),

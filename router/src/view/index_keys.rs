@@ -11,7 +11,7 @@ use std::any::Any;
 use std::error::Error as StdError;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, AsArray, RecordBatch, RecordBatchOptions};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, new_null_array};
 use datafusion::arrow::datatypes::{DataType, Schema, TimeUnit};
 use datafusion::catalog::{MemTable, TableProvider};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
@@ -49,7 +49,8 @@ pub struct IndexKeys {
     /// The columns that are needed: positions, and how they are laid out.
     used: Vec<(usize, ColumnType)>,
     schema: Arc<Schema>,
-    width: usize,
+    /// A row of NULL: what stands in the other columns, since columns are found by position.
+    blank: Vec<ArrayRef>,
 }
 
 enum Part {
@@ -153,8 +154,8 @@ fn plan(base: &SessionState, schema: &TableSchema, index: &Index) -> Result<(Ind
     let used = used.into_iter().map(|at| (at, schema.columns[at].kind.clone())).collect();
     let nullable = |field: &Arc<datafusion::arrow::datatypes::Field>| field.as_ref().clone().with_nullable(true);
     let shape = Arc::new(Schema::new(input.fields().iter().map(nullable).collect::<Vec<_>>()));
-    let width = schema.columns.len();
-    Ok((IndexKeys { expressions, predicate, parts, condition, used, schema: shape, width }, kinds))
+    let blank = shape.fields().iter().map(|field| new_null_array(field.data_type(), 1)).collect();
+    Ok((IndexKeys { expressions, predicate, parts, condition, used, schema: shape, blank }, kinds))
 }
 
 /// One expression over the table's row, as the planner leaves it.
@@ -228,13 +229,9 @@ fn kind_of(expr: &Expr, input: &DFSchemaRef, text: &str) -> Result<ColumnType> {
 impl IndexKeys {
     fn run(&self, values: &[Value]) -> Result<Option<Vec<Value>>, DataFusionError> {
         let external = |error: rowstore::Error| DataFusionError::External(Box::new(Error::from(error)));
-        // Only what is used has its values; the other columns stand there empty, since columns are named by position.
-        let mut columns: Vec<Arc<dyn Array>> = Vec::with_capacity(self.width);
-        for (at, field) in self.schema.fields().iter().enumerate() {
-            columns.push(match self.used.iter().find(|(used, _)| *used == at) {
-                Some((_, kind)) => build_column(kind, [&values[at]].into_iter()).map_err(external)?,
-                None => datafusion::arrow::array::new_null_array(field.data_type(), 1),
-            });
+        let mut columns = self.blank.clone();
+        for (at, kind) in &self.used {
+            columns[*at] = build_column(kind, [&values[*at]].into_iter()).map_err(external)?;
         }
         let options = RecordBatchOptions::new().with_row_count(Some(1));
         let row = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
