@@ -59,7 +59,7 @@ pub async fn execute(database: &Database, ddl: Ddl, context: Context<'_>) -> Res
         Ddl::CreateSequence(wanted) => sequence::create(database, wanted).await,
         Ddl::DropSequence { names, if_exists, cascade } => sequence::remove(database, &names, if_exists, cascade).await,
         Ddl::DropIndex { name, if_exists } => index::remove(database, &name, if_exists).await,
-        Ddl::Vacuum { name } => history::vacuum(database, &name, context).await,
+        Ddl::Vacuum { name } => history::vacuum(database, name.as_deref(), context).await,
         Ddl::RebuildView { name } => {
             database.rebuild(&name).await?;
             Ok(done("REBUILD VIEW", None))

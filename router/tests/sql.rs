@@ -86,7 +86,7 @@ fn errors_name_the_thing_the_place_and_the_remedy() {
         ("CREATE TABLE x (a TEXT) USING series WITH (time = 'a') FROM STREAM events", "22023", "TIMESTAMPTZ", ""),
         ("CREATE TABLE x (a TEXT) USING row FROM STREAM events AS SELECT now()::text FROM events", "0A000", "now()", "timestamp"),
         ("CREATE TABLE x (a TEXT) USING row FROM STREAM events AS SELECT count(*) FROM events", "0A000", "WHERE", ""),
-        ("VACUUM", "0A000", "not supported yet", ""),
+        ("GRANT SELECT ON accounts TO ann", "0A000", "not supported yet", ""),
         ("", "42601", "no statement", ""),
         ("SELECT 1; SELECT nope", "42703", "statement 2:", ""),
         ("SELECT * FROM events FOR SYSTEM_TIME AS OF OFFSET 1", "22023", "2 partitions", "POSITION"),

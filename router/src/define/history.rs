@@ -86,25 +86,35 @@ fn only_rows(def: &TableDef) -> Result<()> {
     }
 }
 
-/// `VACUUM name`: takes out the versions that the option does not keep, and answers when that is done. It goes on when the
-/// client gives up.
+/// `VACUUM [name]`: takes out the versions that the option does not keep, of one table or of all that have it, and answers when
+/// that is done. It goes on when the client gives up.
 ///
 /// # Errors
 /// Tables that keep everything, tables that are being rebuilt; at the statement's deadline.
-pub async fn vacuum(database: &Database, name: &str, context: Context<'_>) -> Result<SqlAnswer> {
-    let def = std::sync::Arc::clone(database.catalog().table(name)?);
-    only_rows(&def)?;
-    if def.history.is_none() {
-        let message = format!("table \"{name}\" keeps all of its history");
-        return Err(Error::invalid(message).hint(format!("ALTER TABLE {name} SET (history = '7 days') first")));
-    }
-    let background = database.clone();
-    let work = Finishing::new(database.runtime().clone(), async move { vacuum::run(&background, def.id).await });
-    match tokio::time::timeout_at(context.deadline.into(), work).await {
-        Ok(done_) => done_.map(|_| done("VACUUM", None)),
-        Err(_) => {
-            let message = format!("the vacuum of \"{name}\" is not done yet; it goes on");
-            Err(Error::new(sqlstate::QUERY_CANCELED, ErrorKind::Unavailable, message).hint("see SHOW VIEWS"))
+pub async fn vacuum(database: &Database, name: Option<&str>, context: Context<'_>) -> Result<SqlAnswer> {
+    let catalog = database.catalog();
+    let tables: Vec<u32> = match name {
+        None => catalog.tables().filter(|def| def.history.is_some()).map(|def| def.id).collect(),
+        Some(name) => {
+            let def = catalog.table(name)?;
+            only_rows(def)?;
+            if def.history.is_none() {
+                let message = format!("table \"{name}\" keeps all of its history");
+                return Err(Error::invalid(message).hint(format!("ALTER TABLE {name} SET (history = '7 days') first")));
+            }
+            vec![def.id]
         }
-    }
+    };
+    let background = database.clone();
+    let work = async move {
+        for table in tables {
+            vacuum::run(&background, table).await?;
+        }
+        Ok(done("VACUUM", None))
+    };
+    let work = Finishing::new(database.runtime().clone(), work);
+    tokio::time::timeout_at(context.deadline.into(), work).await.unwrap_or_else(|_| {
+        let message = "the vacuum is not done yet; it goes on";
+        Err(Error::new(sqlstate::QUERY_CANCELED, ErrorKind::Unavailable, message).hint("see SHOW VIEWS"))
+    })
 }

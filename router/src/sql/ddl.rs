@@ -96,10 +96,10 @@ pub enum Ddl {
     ShowTables,
     /// `SHOW CURSORS`
     ShowCursors,
-    /// `VACUUM name`
+    /// `VACUUM [name]`
     Vacuum {
-        /// The table's name.
-        name: String,
+        /// The table's name; none: all that have a history.
+        name: Option<String>,
     },
     /// `REBUILD VIEW name`
     RebuildView {
@@ -282,7 +282,8 @@ pub fn parse(parser: &mut Parser<'_>) -> Result<Option<Ddl>> {
         Ddl::RebuildView { name: take_name(parser).map_err(parse_error)? }
     } else if first("vacuum") {
         parser.advance_token();
-        Ddl::Vacuum { name: take_name(parser).map_err(parse_error)? }
+        let all = parser.peek_token_ref().token == Token::EOF;
+        Ddl::Vacuum { name: if all { None } else { Some(take_name(parser).map_err(parse_error)?) } }
     } else if first("verify") && second("view") {
         return Err(Error::unsupported("VERIFY VIEW is not supported yet"));
     } else if first("alter") && second("stream") {
