@@ -94,7 +94,7 @@ async fn run(database: &Database, name: ObjectName, statement: &Statement, conte
         let within = Context { transaction: Some(&transaction), ..context };
         let outcome = match Box::pin(carry_out(database, &name, statement, &transaction, within)).await {
             // What was answered before the statement came counts: the snapshot was older, since the table was slow to show it.
-            Err(error) if error.code().starts_with(INTEGRITY_CLASS) && transaction.snapshot() < began => {
+            Err(error) if error.code().starts_with(INTEGRITY_CLASS) && transaction.reads_below(began) => {
                 wait_seen(database, &name, began, context.deadline).await?;
                 continue;
             }

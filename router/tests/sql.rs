@@ -142,9 +142,9 @@ fn bytes_are_written_and_shown_in_hexadecimal() {
     let fixture = Fixture::new();
     fixture.run("CREATE TABLE blobs (id BIGINT PRIMARY KEY, content BYTEA); INSERT INTO blobs VALUES (1, '\\x00ff'), (2, NULL)");
     assert_eq!(fixture.rows("SELECT content FROM blobs ORDER BY id"), [json!(["\\x00ff"]), json!([null])]);
-    assert_eq!(fixture.error("INSERT INTO blobs VALUES (3, 'letters')").code(), "22P02");
+    assert_eq!(fixture.error("INSERT INTO blobs VALUES (3, '\\xletters')").code(), "22023");
     assert_eq!(fixture.rows("SELECT '\\x00FF'::bytea"), [json!(["\\x00ff"])]);
-    assert_eq!(fixture.error("SELECT 'letters'::bytea").code(), "22P02");
+    assert_eq!(fixture.error("SELECT '\\xletters'::bytea").code(), "22023");
 }
 
 #[test]

@@ -18,6 +18,7 @@ use crate::cut;
 use crate::error::Result;
 use crate::query::Context;
 use crate::sql::ddl::name_of;
+use crate::sql::sequences::overriding_of;
 use crate::sql::rewrite::{TableUse, Uses};
 use crate::txn::Key;
 
@@ -56,7 +57,7 @@ fn constant_rows(target: &Target, insert: &Insert, columns: &[usize], context: C
         return None;
     }
     let schema = &target.schema;
-    if columns.iter().any(|at| schema.columns[*at].identity.is_some()) {
+    if overriding_of(insert).is_some() || columns.iter().any(|at| schema.columns[*at].identity.is_some()) {
         return None;
     }
     // A default is an expression, which may be another value for each row.
