@@ -1,7 +1,7 @@
 //! Statements that name one row by its primary key, and constants as values, recognised in the parsed tree without the planner.
 //!
 //! Everything here is sure or `None`: what is not recognised goes to the planner, which also finds the words for what is wrong.
-//! Called by [`crate::fast_path`] for reads and by [`crate::dml::direct`] for changes.
+//! Called by [`crate::fast_path`] for reads and by `crate::dml::direct` for changes.
 
 use std::borrow::Cow;
 

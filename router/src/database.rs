@@ -48,6 +48,8 @@ use crate::view::running::{Generation, View, Views};
 use crate::view::vacuum::{self, Vacuums};
 use crate::{copy, define, dml, fast_path};
 
+/// The stack of a thread that plans statements: it works on trees by recursion. The planner's own limits keep far below it.
+pub const PLANNING_STACK_BYTES: usize = 8 << 20;
 /// How long a change of definitions may take to become durable and known.
 const DEFINITION_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the start waits for the catalog to be replayed.
@@ -166,6 +168,7 @@ impl Database {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(options.query_threads.max(1))
             .thread_name("query")
+            .thread_stack_size(PLANNING_STACK_BYTES)
             .enable_time()
             .build()
             .map_err(|error| Error::internal(format!("starting the query runtime: {error}")))?;

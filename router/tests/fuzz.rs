@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use common::Fixture;
 use futures::StreamExt;
+use router::database::PLANNING_STACK_BYTES;
 use router::{Cut, Database, Error, SqlAnswer, SqlRequest};
 
 /// Cases of one run.
@@ -427,6 +428,12 @@ fn fixture(statements: &[String]) -> Fixture {
 
 #[test]
 fn any_text_is_answered_or_refused() {
+    // With the stack that the server's threads have.
+    let run = std::thread::Builder::new().stack_size(PLANNING_STACK_BYTES).spawn(answer_or_refuse).unwrap().join();
+    run.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+fn answer_or_refuse() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let first = number("HEADWATER_SEED").unwrap_or(1);
     let cases = number("HEADWATER_TORTURE_SQL").unwrap_or(CASES);

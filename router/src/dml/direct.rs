@@ -18,8 +18,8 @@ use crate::cut;
 use crate::error::Result;
 use crate::query::Context;
 use crate::sql::ddl::name_of;
-use crate::sql::sequences::overriding_of;
 use crate::sql::rewrite::{TableUse, Uses};
+use crate::sql::sequences::overriding_of;
 use crate::txn::Key;
 
 /// Fixes where the transaction reads, as planning a statement over the table would.

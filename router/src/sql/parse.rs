@@ -15,7 +15,7 @@ use crate::error::{Error, Result, sqlstate};
 /// The functions that stand for `AS OF OFFSET n` and `AS OF POSITION '...'` in the tree.
 pub(crate) const AS_OF_OFFSET: &str = "headwater_as_of_offset";
 pub(crate) const AS_OF_POSITION: &str = "headwater_as_of_position";
-/// Nesting of expressions and queries: what copies such a tree must fit a stack of 2 MiB, in a debug build too.
+/// Nesting of expressions and queries: what copies such a tree must fit the stack of a planning thread, in a debug build too.
 const RECURSION_MAX: usize = 50;
 /// Expressions that the parser may begin, for each token and beyond; it takes some back, about twice as many as there are.
 const STEPS_PER_TOKEN: u64 = 8;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use router::Database;
+use router::database::PLANNING_STACK_BYTES;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -95,7 +96,8 @@ impl Server {
             tracing::debug!(files, "files that may be open");
         }
         let database = Database::open(options)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("http").enable_all().build()?;
+        let mut threads = tokio::runtime::Builder::new_multi_thread();
+        let runtime = threads.thread_name("http").thread_stack_size(PLANNING_STACK_BYTES).enable_all().build()?;
         let (stop, stopped) = watch::channel(false);
         let metrics = Arc::new(Metrics::new(database.clone()));
         let router = http::router(App { database: database.clone(), limits, metrics, stop: stopped.clone() });
