@@ -21,13 +21,40 @@ const CONDITIONS_MAX: usize = 1_000;
 /// Chains of AND and OR from this length on are balanced.
 const BALANCED_FROM: usize = 8;
 
-/// What was seen since the last parenthesis was opened.
+/// What was seen since a parenthesis was opened.
 #[derive(Default)]
 struct Level {
+    /// Of the expression that is being read.
     operators: usize,
+    /// Levels of what stands in parentheses in it: every operator around puts it deeper.
+    inside: usize,
     conditions: usize,
     joins: usize,
     sets: usize,
+    /// Levels of the expressions before.
+    deepest: usize,
+}
+
+impl Level {
+    /// Levels of the expression that is being read.
+    fn depth(&self) -> usize {
+        self.operators + self.inside
+    }
+
+    fn end_expression(&mut self) {
+        self.deepest = self.deepest.max(self.depth());
+        (self.operators, self.inside) = (0, 0);
+    }
+
+    fn end_condition(&mut self) {
+        self.end_expression();
+        self.conditions = 0;
+    }
+
+    /// Levels of all of it, the parentheses included.
+    fn all(&self) -> usize {
+        self.deepest.max(self.depth()) + self.joins + self.sets + 1
+    }
 }
 
 /// Refuses a statement whose chains of operators are too long.
@@ -44,44 +71,49 @@ pub(super) fn check_chains(tokens: &[TokenWithSpan]) -> Result<()> {
                 continue;
             }
             Token::RParen => {
+                let all = level.all();
                 if levels.len() > 1 {
                     levels.pop();
                 }
-                continue;
+                let Some(around) = levels.last_mut() else { return Ok(()) };
+                around.inside = around.inside.max(all);
+                (around.depth(), CHAIN_MAX, "operators")
             }
             Token::Comma => {
-                (level.operators, level.conditions) = (0, 0);
+                level.end_condition();
                 continue;
             }
             Token::Word(word) => match word.keyword {
                 Keyword::AND | Keyword::OR => {
-                    level.operators = 0;
+                    level.end_expression();
                     level.conditions += 1;
                     (level.conditions, CONDITIONS_MAX, "conditions")
                 }
                 Keyword::UNION | Keyword::EXCEPT | Keyword::INTERSECT => {
-                    *level = Level { sets: level.sets + 1, ..Level::default() };
+                    level.end_condition();
+                    level.sets += 1;
                     (level.sets, CHAIN_MAX, "set operations")
                 }
                 Keyword::JOIN => {
-                    *level = Level { joins: level.joins + 1, sets: level.sets, ..Level::default() };
+                    level.end_condition();
+                    level.joins += 1;
                     (level.joins, CHAIN_MAX, "joins")
                 }
                 Keyword::SELECT | Keyword::FROM | Keyword::WHERE | Keyword::ON | Keyword::HAVING | Keyword::BY => {
-                    (level.operators, level.conditions) = (0, 0);
+                    level.end_condition();
                     continue;
                 }
                 Keyword::WHEN | Keyword::THEN | Keyword::ELSE => {
-                    (level.operators, level.conditions) = (0, 0);
+                    level.end_condition();
                     continue;
                 }
                 Keyword::IS | Keyword::NOTNULL | Keyword::LIKE | Keyword::ILIKE | Keyword::SIMILAR => {
                     level.operators += 1;
-                    (level.operators, CHAIN_MAX, "operators")
+                    (level.depth(), CHAIN_MAX, "operators")
                 }
                 Keyword::IN | Keyword::BETWEEN | Keyword::COLLATE | Keyword::AT | Keyword::OPERATOR => {
                     level.operators += 1;
-                    (level.operators, CHAIN_MAX, "operators")
+                    (level.depth(), CHAIN_MAX, "operators")
                 }
                 _ => continue,
             },
@@ -93,14 +125,17 @@ pub(super) fn check_chains(tokens: &[TokenWithSpan]) -> Result<()> {
             // Every other sign.
             _ => {
                 level.operators += 1;
-                (level.operators, CHAIN_MAX, "operators")
+                (level.depth(), CHAIN_MAX, "operators")
             }
         };
         if count > max {
             let start = token.span.start;
-            let message = format!("more than {max} {what} follow each other at line {}, column {}", start.line, start.column);
+            let message = format!(
+                "more than {max} {what} follow each other or lie in each other at line {}, column {}",
+                start.line, start.column
+            );
             return Err(Error::new(sqlstate::STATEMENT_TOO_COMPLEX, ErrorKind::TooLarge, message)
-                .hint("put parts into parentheses or subqueries, or values into an IN list"));
+                .hint("put parts into named subqueries (WITH), or values into an IN list"));
         }
     }
     Ok(())
@@ -181,6 +216,9 @@ mod tests {
             assert_eq!(code(&format!("{head}{}", link.repeat(150))), None, "{link}");
             assert_eq!(code(&format!("{head}{}", link.repeat(50_000))), Some("54001"), "{link}");
         }
+        // Nor may a chain in parentheses stand in another one.
+        let nested = format!("SELECT 1{} + (SELECT 1{}){}", " + 1".repeat(90), " + 1".repeat(90), " + 1".repeat(90));
+        assert_eq!(code(&nested), Some("54001"));
         // What is separated is no chain.
         assert_eq!(code(&format!("SELECT 1{}", ", 1 + 1".repeat(5_000))), None);
         assert_eq!(code(&format!("SELECT 1 IN (1{})", ", -1".repeat(50_000))), None);
