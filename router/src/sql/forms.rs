@@ -292,6 +292,9 @@ fn only_aggregates(select: &Select) -> bool {
 
 /// A subquery that stands for one value: an aggregate, which DataFusion can take out of the statement around it.
 fn one_value(subquery: &mut Query) -> Result<()> {
+    if matches!(&*subquery.body, SetExpr::Select(select) if select.projection.is_empty()) {
+        return Err(Error::syntax("a subquery that stands for a value must have one column"));
+    }
     let Some(select) = plain_select(subquery) else { return Ok(()) };
     let from_nothing = select.from.is_empty();
     let expr = match &select.projection[..] {
