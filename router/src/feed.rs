@@ -48,7 +48,8 @@ impl Change {
     /// The word for it.
     pub fn kind(&self) -> &'static str {
         match (&self.versions.old, &self.versions.new) {
-            (None, _) => "insert",
+            (None, None) => "truncate",
+            (None, Some(_)) => "insert",
             (Some(_), Some(_)) => "update",
             (Some(_), None) => "delete",
         }
@@ -112,7 +113,14 @@ impl FeedPart {
                 for change in changes.iter().take_while(|change| change.offset < until) {
                     let record = records.find(|record| record.as_ref().map_or(true, |record| record.offset >= change.offset));
                     let timestamp = record.transpose()?.map_or(TimestampMillis::new(0), |record| record.timestamp);
-                    let Some(versions) = self.rows.versions(change)? else { continue };
+                    // TRUNCATE is one change: it took every row there was.
+                    let versions = match change.truncates {
+                        true => Versions { old: None, new: None },
+                        false => match self.rows.versions(change)? {
+                            Some(versions) => versions,
+                            None => continue,
+                        },
+                    };
                     if emit(Change { offset: change.offset, timestamp, versions }).is_break() {
                         return Ok(change.offset.advance(1));
                     }

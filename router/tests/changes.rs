@@ -35,6 +35,18 @@ fn accounts() -> Fixture {
 }
 
 #[test]
+fn a_truncation_is_one_change() {
+    let fixture = accounts();
+    fixture.run("INSERT INTO accounts VALUES (1, 'ann', 10), (2, 'bob', 20)");
+    fixture.run("TRUNCATE accounts");
+    fixture.run("INSERT INTO accounts VALUES (1, 'cid', 30)");
+    let feed = page(&fixture, "accounts", 2, limits(100)).unwrap();
+    let (gone, back) =
+        (json!([0, 2, "truncate", null, null, null, null, null, null]), json!([0, 3, "insert", null, null, null, 1, "cid", 30]));
+    assert_eq!(rows(&feed), [gone, back]);
+}
+
+#[test]
 fn a_feed_tells_what_was_inserted_updated_and_deleted() {
     let fixture = accounts();
     fixture.run("INSERT INTO other VALUES (1)");

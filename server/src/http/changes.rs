@@ -87,7 +87,7 @@ fn write(out: &mut Vec<u8>, page: &ChangesPage, row: usize) {
     out.extend_from_slice(head.as_bytes());
     for (version, from, missing) in [("old", OWN, "insert"), ("new", OWN + columns, "delete")] {
         out.extend_from_slice(format!(",\"{version}\":").as_bytes());
-        if change == missing {
+        if change == missing || change == "truncate" {
             out.extend_from_slice(b"null");
             continue;
         }
