@@ -257,6 +257,8 @@ fn prepare(door: &Door, args: &SqlArgs) -> Result<()> {
         "CREATE TABLE IF NOT EXISTS tellers (tid INTEGER PRIMARY KEY, bid INTEGER NOT NULL, tbalance BIGINT NOT NULL)",
         "CREATE TABLE IF NOT EXISTS accounts (aid INTEGER PRIMARY KEY, bid INTEGER NOT NULL, abalance BIGINT NOT NULL, \
          code TEXT NOT NULL, filler TEXT)",
+        // Of the empty table: one of a full table is built while it is in use, and reads are scans until then.
+        "CREATE INDEX IF NOT EXISTS accounts_code ON accounts (code)",
         "CREATE TABLE IF NOT EXISTS history (hid BIGINT PRIMARY KEY, tid INTEGER, bid INTEGER, aid INTEGER, delta BIGINT, mtime TIMESTAMPTZ)",
         "CREATE TABLE IF NOT EXISTS items (id BIGINT PRIMARY KEY, payload TEXT)",
     ] {
@@ -284,7 +286,6 @@ fn prepare(door: &Door, args: &SqlArgs) -> Result<()> {
              FROM generate_series({from}, {until}) AS g(n)"
         ))?;
     }
-    door.done("CREATE INDEX IF NOT EXISTS accounts_code ON accounts (code)")?;
     Ok(())
 }
 
