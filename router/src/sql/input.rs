@@ -3,8 +3,7 @@
 //! Called by [`super::assign`] for what SQL gives as text, by [`crate::view::json`] for fields of records.
 //!
 //! # Not done
-//! Times of day of 24:00, intervals in ISO 8601, `infinity` as a date, bytes in the escape format, arrays of more dimensions and
-//! with bounds of their own.
+//! Times of day of 24:00, intervals in ISO 8601, `infinity` as a date, arrays of more dimensions and with bounds of their own.
 
 use std::borrow::Cow;
 
