@@ -91,7 +91,7 @@ pub enum Error {
     NoSpace { path: PathBuf, free_bytes: u64, reserve_bytes: u64 },
 
     #[error("a key of this change was written at offset {last_writer} after the state at {snapshot} it was computed from")]
-    Conflict { snapshot: Offset, last_writer: Offset },
+    Conflict { snapshot: Offset, last_writer: Offset, key: u64 },
 
     #[error(
         "the state at {snapshot} this change was computed from is older than the admission window, which starts at {window_start}"

@@ -173,13 +173,24 @@ impl Tree {
 
     /// Makes everything below `next` durable, together with `next`.
     pub fn flush(&self, next: Offset) -> Result<()> {
+        self.seal(next);
+        self.flush_sealed()
+    }
+
+    /// Closes what is in memory, everything below `next`, for [`Self::flush_sealed`].
+    pub fn seal(&self, next: Offset) {
         self.shared.tree.insert(CHECKPOINT_KEY, next.value().to_be_bytes(), BASE + next.value());
-        self.spill()
+        self.shared.tree.rotate_memtable();
     }
 
     /// Writes out what is in memory. Without a checkpoint behind it, that is for trees that are of no use before they have one.
     pub fn spill(&self) -> Result<()> {
         self.shared.tree.rotate_memtable();
+        self.flush_sealed()
+    }
+
+    /// Makes durable what was sealed, all of it or nothing.
+    pub fn flush_sealed(&self) -> Result<()> {
         {
             let lock = self.shared.tree.get_flush_lock();
             self.shared.tree.flush(&lock, BASE).map_err(self.error("flushing"))?;

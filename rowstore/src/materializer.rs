@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use logcore::materialize::{Materializer, Projection, Rejects, ViewError};
+use logcore::materialize::{FinishCheckpoint, Materializer, Projection, Rejects, ViewError};
 use logcore::{Batch, Offset};
 
 use crate::error::Error;
@@ -137,6 +137,18 @@ impl Materializer for RowMaterializer {
             self.saved = self.next;
         }
         Ok(self.next)
+    }
+
+    fn begin_checkpoint(&mut self) -> Result<FinishCheckpoint, ViewError> {
+        let (tree, next) = (self.tree.clone(), self.next);
+        if self.saved < next {
+            tree.seal(next);
+            self.saved = next;
+        }
+        Ok(Box::new(move || {
+            tree.flush_sealed()?;
+            Ok(next)
+        }))
     }
 
     fn unsaved_bytes(&self) -> u64 {

@@ -16,14 +16,14 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::{DeadLetter, DeadLetters, Materializer, Rejects, ViewError};
+use super::{DeadLetter, DeadLetters, FinishCheckpoint, Materializer, Rejects, ViewError};
 use crate::error::{Error, Result};
 use crate::frame::batch::Batch;
 use crate::frame::{Frame, FrameKind};
@@ -38,6 +38,10 @@ const STEP_BYTES: usize = 1 << 20;
 const SLICE: Duration = Duration::from_millis(50);
 /// How often ages are looked at.
 const TICK: Duration = Duration::from_millis(100);
+/// Records that a waiter applies to a pulled view by itself; more is for the workers.
+const PULLED_RECORDS_MAX: u64 = 1_000;
+/// Times that a waiter applies for others who came meanwhile.
+const PULLED_ROUNDS_MAX: usize = 4;
 
 /// How the driver works.
 #[derive(Clone, Debug)]
@@ -68,6 +72,9 @@ impl Default for DriverOptions {
 pub struct TaskOptions {
     /// Records per second it may apply; 0 for no limit. For rebuilds beside a serving view.
     pub records_per_second_max: u64,
+    /// Whoever waits for the view applies what is missing, if it is little: no worker is woken by a commit, only from time to time.
+    /// For views that show what they applied at once, and whose writers wait for them.
+    pub pulled: bool,
 }
 
 /// Whether a view advances.
@@ -104,9 +111,13 @@ pub struct Task {
     name: String,
     partition: Arc<Partition>,
     options: TaskOptions,
+    /// What the driver takes for too much.
+    unsaved_bytes_max: u64,
     driver: Weak<Inner>,
     this: Weak<Task>,
     work: Mutex<Option<Work>>,
+    /// Held while a checkpoint is finished beside the work.
+    saving: Mutex<()>,
     schedule: AtomicU8,
     detached: AtomicBool,
     applied: Watermark,
@@ -178,6 +189,7 @@ impl Driver {
             name: name.to_owned(),
             partition: Arc::clone(partition),
             options,
+            unsaved_bytes_max: self.inner.options.unsaved_bytes_max,
             driver: Arc::downgrade(&self.inner),
             this: this.clone(),
             schedule: AtomicU8::new(IDLE),
@@ -190,6 +202,7 @@ impl Driver {
             started: now,
             behind_since: Mutex::new((next < partition.committed().get()).then_some(now)),
             state: Mutex::new(TaskState::Running),
+            saving: Mutex::new(()),
             dead: Mutex::new((dead_letters.count(), dead_letters.recent())),
             work: Mutex::new(Some(Work {
                 reader: None,
@@ -218,6 +231,8 @@ impl Driver {
         task.detached.store(true, Ordering::Release);
         self.inner.tasks.lock().expect("no code panics inside").retain(|other| !Arc::ptr_eq(other, task));
         drop(task.work().take());
+        // A checkpoint that is under way still writes files.
+        drop(task.saving.lock());
         task.visible.wake();
     }
 
@@ -301,7 +316,9 @@ impl Inner {
 impl CommitListener for Task {
     fn committed(&self) {
         self.behind_since.lock().expect("no code panics inside").get_or_insert_with(clock::monotonic);
-        self.schedule();
+        if !self.options.pulled {
+            self.schedule();
+        }
     }
 }
 
@@ -381,23 +398,55 @@ impl Task {
     pub async fn visible_to(&self, end: Offset, deadline: Instant) -> Result<()> {
         let started = clock::monotonic();
         while self.visible.get() < end {
+            // Woken by progress, by a fault and by detaching; the short wait covers the gap between check and wait.
+            let soon = deadline.min(clock::monotonic() + TICK);
+            let is_committed = !self.options.pulled || self.partition.committed().reached(end, soon).await;
             // Only what is there can be shown: a wish for the far future must not make every step a commit.
             self.wanted.fetch_max(end.min(self.partition.committed().get()).value(), Ordering::AcqRel);
-            self.schedule();
+            if self.options.pulled {
+                self.pull();
+            } else {
+                self.schedule();
+            }
             if let TaskState::Stopped(reason) = self.state() {
                 return Err(Error::ViewStopped { reason });
             }
             if self.detached.load(Ordering::Acquire) {
                 return Err(Error::ViewStopped { reason: format!("{} was dropped or rebuilt meanwhile", self.name) });
             }
-            // Woken by progress, by a fault and by detaching; the short wait covers the gap between check and wait.
-            let soon = deadline.min(clock::monotonic() + TICK);
-            if !self.visible.reached(end, soon).await && clock::monotonic() >= deadline {
+            if !(is_committed && self.visible.reached(end, soon).await) && clock::monotonic() >= deadline {
                 let what = format!("showing offset {} in {}", end.before().unwrap_or_default(), self.name);
                 return Err(Error::Timeout { what, waited_ms: started.elapsed().as_millis() });
             }
         }
         Ok(())
+    }
+
+    /// Applies what is wanted here and now, if it is little and nobody else is at it.
+    fn pull(&self) {
+        for _ in 0..PULLED_ROUNDS_MAX {
+            // Whoever is at it looks at what is wanted once more when it is done.
+            fence(Ordering::SeqCst);
+            let missing = self.applied.get().records_until(Offset::new(self.wanted.load(Ordering::Acquire)));
+            if missing == 0 {
+                return;
+            }
+            if missing > PULLED_RECORDS_MAX {
+                break;
+            }
+            let Ok(mut guard) = self.work.try_lock() else { return };
+            // While a checkpoint is finished, memory grows by no more than once again what begins one.
+            let unsaved_bytes = guard.as_ref().map_or(0, |work| work.materializer.unsaved_bytes());
+            if unsaved_bytes >= self.unsaved_bytes_max {
+                break;
+            }
+            self.guarded(&mut guard, |work| {
+                self.step(work)?;
+                self.publish(work);
+                Ok(false)
+            });
+        }
+        self.schedule();
     }
 
     fn work(&self) -> MutexGuard<'_, Option<Work>> {
@@ -439,14 +488,49 @@ impl Task {
 
     /// One slice of work; `true` when there is more to do at once.
     fn run(&self, options: &DriverOptions) -> bool {
-        let mut guard = self.work();
-        let Some(work) = guard.as_mut() else { return false };
+        let (mut guard, mut finish) = (self.work(), None);
+        let mut more = self.guarded(&mut guard, |work| {
+            let more = self.run_slice(work, options)?;
+            if self.checkpoint_due(work, options) {
+                finish = self.begin_checkpoint(work)?;
+            }
+            Ok(more)
+        });
+        if let Some(finish) = finish {
+            // Those who wait for a pulled view go on meanwhile.
+            let saving = self.saving.lock().expect("a materializer that panicked is not used again");
+            drop(guard);
+            let saved = guarded(finish);
+            drop(saving);
+            guard = self.work();
+            self.guarded(&mut guard, |work| {
+                self.has_saved(work, saved?);
+                Ok(false)
+            });
+            more = true;
+        }
+        drop(guard);
+        more || self.is_awaited()
+    }
+
+    /// Whether somebody who found a worker at a pulled view went to sleep for what the worker had not seen.
+    fn is_awaited(&self) -> bool {
+        let TaskOptions { pulled, records_per_second_max } = self.options;
+        fence(Ordering::SeqCst);
+        pulled
+            && records_per_second_max == 0
+            && self.applied.get().value() < self.wanted.load(Ordering::Acquire)
+            && !self.detached.load(Ordering::Acquire)
+            && self.state() == TaskState::Running
+    }
+
+    /// Works for the view; a fault stops it. `true` when there is more to do at once.
+    fn guarded(&self, work: &mut Option<Work>, run: impl FnOnce(&mut Work) -> Result<bool, ViewError>) -> bool {
+        let Some(work) = work.as_mut() else { return false };
         if self.state() != TaskState::Running {
             return false;
         }
-        // A store may panic on damaged files of its own; that must not take the other views' worker with it.
-        let slice = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.run_slice(work, options)));
-        match slice.unwrap_or_else(|_| Err("its store panicked: see the server's log".into())) {
+        match guarded(|| run(work)) {
             Ok(more) => more,
             Err(error) => {
                 tracing::error!(view = self.name, %error, "the view stopped; the log goes on");
@@ -465,9 +549,7 @@ impl Task {
         let mut more = true;
         while more && started.elapsed() < SLICE && !self.detached.load(Ordering::Acquire) {
             more = self.step(work)?;
-            if self.checkpoint_due(work, options) {
-                self.checkpoint(work)?;
-            }
+            let is_full = work.materializer.unsaved_bytes() >= options.unsaved_bytes_max;
             if self.refresh_due(work, options) {
                 self.make_visible(work)?;
             }
@@ -477,6 +559,9 @@ impl Task {
             if earliest > ran {
                 work.not_before = Some(clock::monotonic() + (earliest - ran).min(Duration::from_secs(1)));
                 return Ok(false);
+            }
+            if is_full {
+                break;
             }
         }
         Ok(more)
@@ -589,17 +674,35 @@ impl Task {
     }
 
     fn checkpoint(&self, work: &mut Work) -> Result<(), ViewError> {
+        if let Some(finish) = self.begin_checkpoint(work)? {
+            self.has_saved(work, finish()?);
+        }
+        Ok(())
+    }
+
+    /// `None` when the log can't be made durable just now.
+    fn begin_checkpoint(&self, work: &mut Work) -> Result<Option<FinishCheckpoint>, ViewError> {
         if !self.is_flushed(work) {
             // Tried again after the usual time; nothing comes in meanwhile.
             work.last_checkpoint = clock::monotonic();
-            return Ok(());
+            return Ok(None);
         }
         let (next, flushed) = (work.materializer.next_offset(), self.partition.flushed());
         assert!(next <= flushed, "a checkpoint at {next} would run ahead of what is flushed, {flushed}");
         work.dead_letters.sync()?;
-        work.checkpointed = work.materializer.checkpoint()?;
         work.last_checkpoint = clock::monotonic();
-        self.checkpointed.store(work.checkpointed.value(), Ordering::Release);
-        Ok(())
+        work.materializer.begin_checkpoint().map(Some)
     }
+
+    fn has_saved(&self, work: &mut Work, saved: Offset) {
+        work.checkpointed = saved;
+        work.last_checkpoint = clock::monotonic();
+        self.checkpointed.store(saved.value(), Ordering::Release);
+    }
+}
+
+/// A store may panic on damaged files of its own; that must not take the other views' worker with it.
+fn guarded<T>(run: impl FnOnce() -> Result<T, ViewError>) -> Result<T, ViewError> {
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+    done.unwrap_or_else(|_| Err("its store panicked: see the server's log".into()))
 }

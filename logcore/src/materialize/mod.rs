@@ -65,9 +65,21 @@ pub trait Materializer: Send {
     /// Local faults only; what was durable before still is.
     fn checkpoint(&mut self) -> Result<Offset, ViewError>;
 
+    /// Begins a checkpoint of everything applied so far; what is returned finishes it, perhaps on another thread while more is applied.
+    ///
+    /// # Errors
+    /// As [`Self::checkpoint`].
+    fn begin_checkpoint(&mut self) -> Result<FinishCheckpoint, ViewError> {
+        let saved = self.checkpoint()?;
+        Ok(Box::new(move || Ok(saved)))
+    }
+
     /// Bytes of memory that the next checkpoint would free: the driver checkpoints when they grow.
     fn unsaved_bytes(&self) -> u64;
 }
+
+/// Makes durable what was applied when the checkpoint began, and gives the offset it goes up to.
+pub type FinishCheckpoint = Box<dyn FnOnce() -> Result<Offset, ViewError> + Send>;
 
 /// Turns the records of a batch into what a store takes in: documents, rows, points. The catalog's owner implements it, so
 /// that stores know nothing of SQL.

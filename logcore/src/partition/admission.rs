@@ -46,9 +46,9 @@ impl Admission {
         if snapshot < self.window_start {
             return Err(Error::SnapshotTooOld { snapshot, window_start: self.window_start });
         }
-        let newer = |key: &u64| self.last_writer.get(key).copied().filter(|written| *written >= snapshot);
+        let newer = |key: &u64| Some((*key, *self.last_writer.get(key)?)).filter(|(_, written)| *written >= snapshot);
         match conditions.reads.iter().chain(&conditions.writes).find_map(newer) {
-            Some(last_writer) => Err(Error::Conflict { snapshot, last_writer }),
+            Some((key, last_writer)) => Err(Error::Conflict { snapshot, last_writer, key }),
             None => Ok(()),
         }
     }

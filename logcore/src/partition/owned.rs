@@ -9,6 +9,7 @@
 //! - An error from a write poisons the partition: no retry, no further acknowledgement, reads go on.
 //! - Frames are laid for a segment only when its file is made: a full disk refuses before anything is laid.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,8 +46,10 @@ const CEILING_AHEAD: u64 = 1 << 20;
 const QUIET: Duration = Duration::from_secs(5);
 /// The next segment file is made when the current one is this full.
 const PREPARE_PERCENT: u64 = 50;
-/// A segment that was filled in less than this takes large writes: then reserving the next is better than zeroing it.
+/// A segment that was filled in less than this, by writes as large as [`LARGE_WRITE_BYTES`]: then reserving the next is better than zeroing it.
 const FAST_FILL: Duration = Duration::from_secs(2);
+/// Writing this many zeros takes as long as the metadata of a write to reserved space.
+const LARGE_WRITE_BYTES: u64 = 128 << 10;
 /// The first segment of a partition; each next one is four times as long, up to the stream's segment length.
 const FIRST_SEGMENT_BYTES: u64 = 1 << 20;
 /// The next attempt after a segment file could not be made.
@@ -104,6 +107,8 @@ pub(crate) struct Owned {
     previous_hash: u128,
     segment_capacity: u64,
     segment_since: Instant,
+    /// Writes to the active segment's file, and their bytes.
+    segment_writes: Cell<(u64, u64)>,
     term: Term,
     producers: Producers,
     admission: Admission,
@@ -152,6 +157,7 @@ impl Owned {
             previous_hash,
             segment_capacity: newest_bytes,
             segment_since: now,
+            segment_writes: Cell::default(),
             term,
             producers,
             admission: Admission::new(end.offset),
@@ -544,6 +550,8 @@ impl Owned {
         let Submission { id, segment, at, buffers } = submission;
         let bytes: usize = buffers.iter().map(Bytes::len).sum();
         turn.submitted_bytes.set(turn.submitted_bytes.get() + bytes as u64);
+        let (writes, written_bytes) = self.segment_writes.get();
+        self.segment_writes.set((writes + 1, written_bytes + bytes as u64));
         let alone = turn.alone && bytes <= ALONE_BYTES_MAX && self.pipeline.under_way() == 1;
         let (slot, tell) = (turn.slot, turn.tell.clone());
         let done = move |result| drop(tell.send(Completion::Written { slot, id, result }));
@@ -575,7 +583,9 @@ impl Owned {
         let usual = (self.segment_capacity * 4).max(FIRST_SEGMENT_BYTES).min(self.options.segment_bytes);
         let bytes = usual.max(needed).next_multiple_of(4096);
         let fast = now.duration_since(self.segment_since) < FAST_FILL && self.segment_capacity > FIRST_SEGMENT_BYTES;
-        let fill = if fast || turn.disk_is_busy { Fill::Reserved } else { Fill::Zeros };
+        let (writes, written_bytes) = self.segment_writes.get();
+        let large = written_bytes.checked_div(writes).is_some_and(|bytes| bytes >= LARGE_WRITE_BYTES);
+        let fill = if fast && large || turn.disk_is_busy { Fill::Reserved } else { Fill::Zeros };
         self.spare = Spare::Preparing;
         let (shared, slot, tell) = (Arc::clone(&self.shared), turn.slot, turn.tell.clone());
         self.shared.io().run(Box::new(move || {
@@ -611,6 +621,7 @@ impl Owned {
         active.ceiling_ahead = if self.options.ack == AckClass::Memory { CEILING_AHEAD } else { 0 };
         self.active = Some(active);
         (self.segment_capacity, self.segment_since) = (capacity, now);
+        self.segment_writes.take();
         (self.spare, self.blocked) = (Spare::None, Blocked::No);
         self.pipeline.set_unplaced(Some(base_offset));
         let (shared, slot, tell) = (Arc::clone(&self.shared), turn.slot, turn.tell.clone());
