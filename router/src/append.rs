@@ -14,7 +14,7 @@ pub(crate) mod tracking;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use logcore::{
@@ -245,6 +245,26 @@ impl Database {
         }
         Ok(self.log().partition(PartitionRef::new(StreamId::new(def.id), partition))?)
     }
+}
+
+/// How long looking rows up takes at most while they are in memory.
+const LOOKUP_IN_MEMORY: Duration = Duration::from_micros(500);
+/// Lookups that are made away from the async workers after one that took longer.
+const LOOKUPS_AWAY: u32 = 64;
+
+/// Looks a few rows up: here and now while that is a matter of memory, and away from the async workers when it was not lately.
+pub(crate) async fn lookup<T: Send + 'static>(look: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    static AWAY: AtomicU32 = AtomicU32::new(0);
+    if AWAY.load(Ordering::Relaxed) > 0 {
+        let _ = AWAY.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        return blocking(look).await;
+    }
+    let began = Instant::now();
+    let found = look();
+    if began.elapsed() > LOOKUP_IN_MEMORY {
+        AWAY.store(LOOKUPS_AWAY, Ordering::Relaxed);
+    }
+    found
 }
 
 /// Runs disk work away from the async workers.

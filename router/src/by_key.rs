@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Ident, ObjectName, UnaryOperator, Value as Literal};
 use rowstore::key::encode_key;
 use rowstore::value::parse_uuid;
-use rowstore::{ColumnType, TableSchema, Value};
+use rowstore::{ColumnType, Index, TableSchema, Value};
 
 use crate::sql::ddl::name_of;
 use crate::sql::input::{self, Conversion};
@@ -47,6 +47,32 @@ pub fn key_of(selection: &Expr, schema: &TableSchema, params: Params<'_>, rest: 
         (None, false) => return None,
     }
     encode_key(&values, schema).ok()
+}
+
+/// The index, and what its entries begin with, of the rows that `selection` is true for, which is a conjunction of
+/// `column = constant` over the first columns of the index, each once.
+#[must_use]
+pub fn entries_of<'s>(selection: &Expr, schema: &'s TableSchema, params: Params<'_>) -> Option<(&'s Index, Vec<u8>)> {
+    let mut found = Vec::new();
+    comparisons(selection, &mut found)?;
+    let mut wanted = Vec::with_capacity(found.len());
+    for (column, operator, constant) in found {
+        let column = &schema.columns[schema.column(&ident_name(column))?];
+        let is_known = wanted.iter().any(|(name, _)| *name == column.name);
+        if operator != BinaryOperator::Eq || is_known {
+            return None;
+        }
+        wanted.push((column.name.as_str(), key_constant(constant, &column.kind, params)?));
+    }
+    let value_of = |name: &str| wanted.iter().find(|(column, _)| *column == name).map(|(_, value)| value.clone());
+    let fits = |index: &&Index| {
+        index.is_plain() && index.columns.iter().take(wanted.len()).all(|column| value_of(&column.name).is_some())
+    };
+    let long_enough = |index: &&Index| index.columns.len() >= wanted.len();
+    let index =
+        schema.indexes.iter().filter(long_enough).filter(fits).min_by_key(|index| (!index.unique, index.columns.len()))?;
+    let values: Vec<Value> = index.columns.iter().filter_map(|column| value_of(&column.name)).collect();
+    Some((index, index.prefix(&values)))
 }
 
 /// `column operator constant` of numbers.

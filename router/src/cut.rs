@@ -254,8 +254,21 @@ async fn wait_for(database: &Database, catalog: &CatalogState, targets: &[Target
             target.visible_to(database, partition, end, deadline).await?;
         }
     }
-    for target in targets.iter().filter(|target| target.stream.id == StreamId::TABLES.value() && target.used.as_of.is_none()) {
-        target.visible_to(database, 0, database.recovered(), deadline).await?;
+    see_committed(database, targets, deadline).await
+}
+
+/// Tables that SQL writes are read with everything that is committed: what anybody was answered before the statement came is in it,
+/// also after a restart.
+async fn see_committed(database: &Database, targets: &[Target], deadline: Instant) -> Result<()> {
+    let own =
+        |target: &&Target| target.table.is_some() && target.stream.id == StreamId::TABLES.value() && target.used.as_of.is_none();
+    let mut end = None;
+    for target in targets.iter().filter(own) {
+        let end = match end {
+            Some(end) => end,
+            None => *end.insert(database.log().partition(PartitionRef::new(StreamId::TABLES, 0))?.committed().get()),
+        };
+        target.visible_to(database, 0, end, deadline).await?;
     }
     Ok(())
 }
@@ -409,7 +422,7 @@ fn provider(
     }
     Ok(match &def.kind {
         TableKind::Row(_) => {
-            let provider = RowProvider::new(name, columns, rows);
+            let provider = RowProvider::new(name, columns, rows).known(database.catalog().statistics(def.id));
             Arc::new(SourceTable(match transaction {
                 Some(transaction) if matches!(def.source, Source::Own) => provider.within(def.id, transaction),
                 _ => provider,

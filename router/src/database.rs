@@ -8,31 +8,28 @@
 //! their own, so that a heavy one does not hold up the network.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use datafusion::execution::SessionState;
 use datafusion::sql::sqlparser::ast::Statement as Ast;
-use logcore::materialize::{Driver, DriverOptions, Task, TaskOptions, TaskState};
-use logcore::partition::Health;
+use logcore::materialize::{Driver, DriverOptions, Task, TaskOptions};
 use logcore::sys::{clock, fs};
 use logcore::{BatchBuilder, Compression, ErrorKind, Log, LogOptions, NewRecord, Offset, PartitionRef, Proposal, StreamId};
 use rowstore::RowOptions;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{Mutex, MutexGuard, RwLock};
 
-use crate::answer::{
-    DeadLetterInfo, PartitionInfo, RamInfo, RebuildInfo, Rows, SqlAnswer, SqlRequest, StreamInfo, StreamTotals, ViewInfo,
-    ViewPartitionInfo,
-};
+use crate::answer::{Rows, SqlAnswer, ViewInfo};
 use crate::append::finishing::Finishing;
 use crate::append::tracking::Tracking;
 use crate::catalog::materializer::{Catalog, encode};
-use crate::catalog::{CatalogRecord, CatalogState, StreamDef, TableDef, TableKind};
+use crate::catalog::{CatalogRecord, CatalogState, TableKind};
 use crate::cursors::CursorStore;
 use crate::cut;
-use crate::error::{Error, Result, name_partitions, sqlstate};
+use crate::error::{Error, Result, sqlstate};
+use crate::lines::Lines;
 use crate::position::Cut;
 use crate::query::{self, Context};
 use crate::sequence::Sequences;
@@ -42,9 +39,8 @@ use crate::sql::ddl::Ddl;
 use crate::sql::parse::Statement;
 use crate::sql::rewrite::{TableUse, Uses};
 use crate::sql::statements::Statements;
-use crate::units::show_span;
 use crate::view::rebuild;
-use crate::view::running::{Generation, View, Views};
+use crate::view::running::Views;
 use crate::view::vacuum::{self, Vacuums};
 use crate::{copy, define, dml, fast_path};
 
@@ -131,13 +127,12 @@ struct Inner {
     session: SessionState,
     sessions: Sessions,
     statements: Statements,
-    /// Where `_tables` ended when the log was opened.
-    recovered: OnceLock<Offset>,
     vacuums: Vacuums,
     sequences: Sequences,
     truncated: AtomicU64,
     ddl: Mutex<()>,
     gate: RwLock<()>,
+    lines: Lines,
     handle: Handle,
     runtime: std::sync::Mutex<Option<Runtime>>,
 }
@@ -197,12 +192,12 @@ impl Database {
             session,
             sessions: Sessions::default(),
             statements: Statements::default(),
-            recovered: OnceLock::new(),
             vacuums: Vacuums::default(),
             sequences: Sequences::default(),
             truncated: AtomicU64::new(0),
             ddl: Mutex::new(()),
             gate: RwLock::new(()),
+            lines: Lines::default(),
             handle: handle.clone(),
             runtime: std::sync::Mutex::new(Some(runtime)),
         };
@@ -212,9 +207,6 @@ impl Database {
             task.visible_to(end, Instant::now() + CATALOG_TIMEOUT).await?;
             database.open_all().await
         })?;
-        if let Ok(tables) = database.log().partition(PartitionRef::new(StreamId::TABLES, 0)) {
-            let _ = database.inner.recovered.set(tables.committed().get());
-        }
         database.keep_histories();
         Ok(database)
     }
@@ -303,12 +295,6 @@ impl Database {
         &self.inner.views
     }
 
-    /// What had been committed to `_tables` when the database was opened: tables that SQL writes are read from there on only, so that
-    /// what was acknowledged before a restart is seen after it.
-    pub(crate) fn recovered(&self) -> Offset {
-        self.inner.recovered.get().copied().unwrap_or_default()
-    }
-
     /// The sessions of clients.
     #[must_use]
     pub fn sessions(&self) -> &Sessions {
@@ -335,6 +321,20 @@ impl Database {
         &self.inner.gate
     }
 
+    /// Where changes wait that lost against others.
+    pub(crate) fn lines(&self) -> &Lines {
+        &self.inner.lines
+    }
+
+    /// Texts that were parsed before.
+    pub(crate) fn statements(&self) -> &Statements {
+        &self.inner.statements
+    }
+
+    pub(crate) fn catalog_task(&self) -> &Task {
+        &self.inner.catalog_task
+    }
+
     pub(crate) fn vacuums(&self) -> &Vacuums {
         &self.inner.vacuums
     }
@@ -357,12 +357,6 @@ impl Database {
 
     pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         drop(self.inner.handle.spawn(work));
-    }
-
-    /// An error of the log as people know it: its partitions by their streams' names.
-    pub(crate) fn named(&self, error: Error) -> Error {
-        let catalog = self.catalog();
-        error.with_names(|id| stream_name(&catalog, id))
     }
 
     /// The definitions now.
@@ -396,57 +390,15 @@ impl Database {
         Ok(position)
     }
 
-    /// Runs SQL: one statement or several, in order. A statement that fails ends the request; those before it stay done.
-    ///
-    /// # Errors
-    /// Everything that is wrong with the text or happens on the way; with several statements the message says which one.
-    pub async fn sql(&self, request: SqlRequest) -> Result<Vec<SqlAnswer>> {
-        let limits = &self.options().limits;
-        if request.sql.len() > limits.sql_bytes_max {
-            let message = format!("the SQL text has {} bytes, the limit is {}", request.sql.len(), limits.sql_bytes_max);
-            return Err(Error::new(sqlstate::PROGRAM_LIMIT_EXCEEDED, ErrorKind::TooLarge, message));
-        }
-        let statements = self.inner.statements.parse(&request.sql, limits.statements_max)?;
-        if statements.is_empty() {
-            return Err(Error::syntax("there is no statement in the request"));
-        }
-        let several = statements.len() > 1;
-        let mut answers = Vec::with_capacity(statements.len());
-        let mut session = self.sessions().enter(request.session.as_deref(), request.deadline).await?;
-        for (n, statement) in statements.iter().enumerate() {
-            let context = Context {
-                params: &request.params,
-                wait: &request.wait,
-                deadline: request.deadline,
-                transaction: None,
-                numbers: None,
-            };
-            let answer = Box::pin(session.execute(self, statement, context)).await;
-            let answer = answer.map_err(|error| self.named(error));
-            answers.push(answer.map_err(|error| match (several, error.hint_text()) {
-                (false, _) => error,
-                (true, hint) => {
-                    let numbered = Error::new(error.code(), error.kind(), format!("statement {}: {}", n + 1, error.message()));
-                    let done = if n == 0 { "" } else { "the statements before it are done" };
-                    match (hint, done) {
-                        (Some(hint), "") => numbered.hint(hint),
-                        (Some(hint), done) => numbered.hint(format!("{hint}; {done}")),
-                        (None, "") => numbered,
-                        (None, done) => numbered.hint(done),
-                    }
-                }
-            })?);
-        }
-        session.leave()?;
-        Ok(answers)
-    }
-
     pub(crate) async fn execute(&self, statement: &Statement, context: Context<'_>) -> Result<SqlAnswer> {
         let statement = match statement {
             Statement::Ddl(ddl) => return self.execute_ddl(Ddl::clone(ddl), context).await,
             Statement::Sql(statement) => statement,
         };
         if let Some(answer) = fast_path::execute(self, statement, context).await {
+            return answer;
+        }
+        if let Some(answer) = fast_path::explain(self, statement, context).await {
             return answer;
         }
         if let Some(answer) = dml::execute(self, statement, context).await {
@@ -584,188 +536,4 @@ impl Database {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
-
-    /// All streams with their partitions, internal ones first.
-    #[must_use]
-    pub fn streams(&self) -> Vec<StreamInfo> {
-        self.catalog().streams().map(|def| self.stream_info(def)).collect()
-    }
-
-    /// One stream.
-    ///
-    /// # Errors
-    /// When there is none of that name.
-    pub fn stream(&self, name: &str) -> Result<StreamInfo> {
-        Ok(self.stream_info(self.catalog().stream(name)?))
-    }
-
-    fn stream_info(&self, def: &StreamDef) -> StreamInfo {
-        let partitions = (0..def.partitions).filter_map(|partition| {
-            let log = self.log().partition(PartitionRef::new(StreamId::new(def.id), partition)).ok()?;
-            let mut status = log.status();
-            let named = |text: String| name_partitions(&text, |id| (id == def.id).then(|| def.name.clone()));
-            status.read_only = status.read_only.map(named);
-            Some(PartitionInfo { partition, status })
-        });
-        let partitions: Vec<PartitionInfo> = partitions.collect();
-        let kept = def.options.partition(&self.options().log.partition);
-        StreamInfo {
-            name: def.name.clone(),
-            id: def.id,
-            ack: kept.ack,
-            compression: def.options.compression.clone(),
-            retention: def.options.retention_text(),
-            retention_bytes: kept.retention.bytes,
-            retention_records: kept.retention.records,
-            compact: def.options.compact,
-            tombstone_grace: show_span(Duration::from_millis(def.options.tombstone_grace_ms)),
-            segment_bytes: kept.segment_bytes,
-            flush_interval: show_span(kept.flush_interval),
-            totals: StreamTotals::of(partitions.iter().map(|partition| &partition.status)),
-            partitions,
-        }
-    }
-
-    /// All views; those that the database made for itself only when they are not in order.
-    #[must_use]
-    pub fn view_infos(&self) -> Vec<ViewInfo> {
-        let catalog = self.catalog();
-        let infos = catalog.all_tables().map(|table| (table.is_hidden(), self.view_info(table)));
-        infos.filter(|(hidden, info)| !hidden || info.state != "running").map(|(_, info)| info).collect()
-    }
-
-    /// One view.
-    ///
-    /// # Errors
-    /// When there is no table of that name.
-    pub fn view(&self, name: &str) -> Result<ViewInfo> {
-        Ok(self.view_info(self.catalog().table(name)?))
-    }
-
-    fn view_info(&self, table: &TableDef) -> ViewInfo {
-        let mut info = ViewInfo {
-            name: table.name.clone(),
-            kind: table.kind.name(),
-            stream: String::new(),
-            generation: table.generation,
-            state: "stopped",
-            reason: Some("it did not open; see the server's log".into()),
-            lag_records: 0,
-            lag_seconds: 0.0,
-            dead_letters: 0,
-            recent_dead_letters: Vec::new(),
-            partitions: Vec::new(),
-            rebuild: None,
-        };
-        let Ok(view) = self.views().get(table) else { return info };
-        let serving = view.serving();
-        info.stream.clone_from(&view.stream.name);
-        info.generation = serving.number;
-        (info.state, info.reason) = state(&view, &serving);
-        for part in &serving.parts {
-            let task = &part.task;
-            info.lag_records += task.lag_records();
-            info.lag_seconds = info.lag_seconds.max(task.lag_seconds());
-            let (count, recent) = task.dead_letters();
-            info.dead_letters += count;
-            info.recent_dead_letters
-                .extend(recent.iter().map(|letter| DeadLetterInfo::new(&view.stream.name, part.partition, letter)));
-            info.partitions.push(ViewPartitionInfo {
-                partition: part.partition,
-                checkpointed: task.checkpointed().value(),
-                applied: task.applied().value(),
-                visible: task.visible().value(),
-                committed: task.partition().committed().get().value(),
-                kept_from: part.kept_from().value(),
-            });
-        }
-        info.reason = info.reason.map(|reason| name_partitions(&reason, |id| stream_name(&self.catalog(), id)));
-        info.rebuild = view.building().map(|building| rebuild_info(&building));
-        info
-    }
-
-    /// What a client should still wait for; empty when everything serves.
-    #[must_use]
-    pub fn not_ready(&self) -> Vec<String> {
-        let mut waits = Vec::new();
-        if let TaskState::Stopped(reason) = self.inner.catalog_task.state() {
-            waits.push(format!("the catalog stopped: {reason}"));
-        }
-        waits.extend(self.cursor_store().failure().map(str::to_owned));
-        for stream in self.catalog().streams() {
-            for partition in 0..stream.partitions {
-                match self.log().partition(PartitionRef::new(StreamId::new(stream.id), partition)).map(|log| log.health()) {
-                    Ok(Health::Healthy) => {}
-                    Ok(Health::Poisoned(reason) | Health::Corrupt(reason)) => {
-                        waits.push(format!("{}/{partition} takes no writes: {reason}", stream.name));
-                    }
-                    Err(error) => waits.push(format!("{}/{partition}: {error}", stream.name)),
-                }
-            }
-        }
-        for view in self.view_infos() {
-            if let Some(reason) = view.reason {
-                waits.push(format!("view {} stopped: {reason}", view.name));
-            }
-        }
-        waits
-    }
-
-    /// The RAM tier, and how the streams of `streams`, which are all there are, use it.
-    #[must_use]
-    pub fn ram(&self, streams: &[StreamInfo]) -> RamInfo {
-        let (used_bytes, budget_bytes) = self.log().memory_bytes();
-        let mut totals = StreamTotals::default();
-        streams.iter().for_each(|stream| totals += stream.totals);
-        RamInfo { used_bytes, budget_bytes, chunks: totals.ram_chunks, hits: totals.ram_hits, misses: totals.ram_misses }
-    }
-
-    /// How the disk is reached, and why so.
-    #[must_use]
-    pub fn disk_detail(&self) -> &str {
-        self.log().disk_detail()
-    }
-
-    /// The disk's backend.
-    #[must_use]
-    pub fn disk_backend(&self) -> &'static str {
-        self.log().disk_backend()
-    }
-
-    /// Who the data folder belongs to.
-    #[must_use]
-    pub fn identity(&self) -> logcore::log::Identity {
-        self.log().identity().clone()
-    }
-}
-
-fn stream_name(catalog: &CatalogState, id: u32) -> Option<String> {
-    catalog.stream_by_id(StreamId::new(id)).map(|def| def.name.clone())
-}
-
-fn state(view: &View, serving: &Generation) -> (&'static str, Option<String>) {
-    let stopped = serving.parts.iter().find_map(|part| match part.task.state() {
-        TaskState::Stopped(reason) => Some(reason),
-        TaskState::Running => None,
-    });
-    match (stopped, view.building()) {
-        (Some(reason), _) => ("stopped", Some(reason)),
-        (None, Some(_)) => ("rebuilding", None),
-        (None, None) => ("running", None),
-    }
-}
-
-fn rebuild_info(building: &Generation) -> RebuildInfo {
-    let (records, records_total) = building.progress();
-    let mut records_per_second = 0.0;
-    for part in &building.parts {
-        let (applied, ran) = part.task.progress();
-        #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
-        let rate = applied as f64 / ran.as_secs_f64().max(0.001);
-        records_per_second += rate;
-    }
-    #[allow(clippy::cast_precision_loss, reason = "a guess for people")]
-    let left = records_total.saturating_sub(records) as f64;
-    let seconds_to_go = (records_per_second > 0.0).then(|| left / records_per_second);
-    RebuildInfo { generation: building.number, records, records_total, records_per_second, seconds_to_go }
 }

@@ -31,7 +31,6 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::sql::sqlparser::ast::{
     Expr, Ident, ObjectName, SelectItem, SetExpr, Statement, TableAlias, TableFactor, TableObject, TableWithJoins,
 };
-use logcore::{ErrorKind, Offset, PartitionRef, StreamId};
 use rowstore::{Rule, TableSchema};
 
 pub(crate) use self::constraints::listed;
@@ -42,16 +41,13 @@ use self::target::{Change, Row, Target};
 use crate::answer::{Rows, SqlAnswer, Written};
 use crate::catalog::{TableDef, TableKind};
 use crate::database::Database;
-use crate::error::{Error, Result, sqlstate};
+use crate::error::{Error, Result};
+use crate::lines::{Attempts, Lost};
 use crate::position::Cut;
 use crate::query::{self, Context};
 use crate::sql::parse::{Statement as Parsed, parse};
 use crate::txn::{Isolation, Transaction};
 
-/// Times a change is computed again when somebody else was faster.
-const ATTEMPTS_MAX: usize = 32;
-/// What the SQLSTATE of a violated constraint begins with.
-const INTEGRITY_CLASS: &str = "23";
 /// Rows that one statement may hold in memory.
 pub(super) const ROWS_BYTES_MAX: usize = 64 << 20;
 
@@ -87,37 +83,21 @@ async fn run(database: &Database, name: ObjectName, statement: &Statement, conte
         let outcome = Box::pin(carry_out(database, &name, statement, transaction, context)).await?;
         return Ok(outcome.answer(None));
     }
-    let began = database.log().partition(PartitionRef::new(StreamId::TABLES, 0))?.committed().get();
-    for _ in 0..ATTEMPTS_MAX {
-        let _gate = database.gate().read().await;
+    let mut attempts = Attempts::default();
+    loop {
+        let gate = database.gate().read().await;
         let transaction = Arc::new(Transaction::new(Isolation::Snapshot));
         let within = Context { transaction: Some(&transaction), ..context };
-        let outcome = match Box::pin(carry_out(database, &name, statement, &transaction, within)).await {
-            // What was answered before the statement came counts: the snapshot was older, since the table was slow to show it.
-            Err(error) if error.code().starts_with(INTEGRITY_CLASS) && transaction.reads_below(began) => {
-                wait_seen(database, &name, began, context.deadline).await?;
-                continue;
-            }
-            outcome => outcome?,
-        };
+        let outcome = Box::pin(carry_out(database, &name, statement, &transaction, within)).await?;
         match commit(database, &transaction, context.deadline).await {
-            Err(Refused::Conflict(seen)) => wait_seen(database, &name, seen, context.deadline).await?,
+            Err(Refused::Lost(lost)) => {
+                drop(gate);
+                attempts.again(database, lost, context.deadline).await?;
+            }
             Err(Refused::Error(error)) => return Err(error),
             Ok(position) => return Ok(outcome.answer(position)),
         }
     }
-    Err(conflict("other changes of the same rows were faster"))
-}
-
-/// Somebody else was faster.
-pub(crate) fn conflict(message: &str) -> Error {
-    Error::new(sqlstate::SERIALIZATION_FAILURE, ErrorKind::Conflict, message).hint("run it again")
-}
-
-/// Waits until a table shows what it was refused for.
-async fn wait_seen(database: &Database, name: &ObjectName, seen: Offset, deadline: Instant) -> Result<()> {
-    let target = Target::find(database, &database.catalog(), name)?;
-    Ok(target.view.visible_to(0, seen, deadline).await?)
 }
 
 /// Computes a statement's changes and takes them into a transaction.
@@ -196,8 +176,8 @@ impl Outcome {
 
 /// Why a transaction did not enter the log.
 pub(crate) enum Refused {
-    /// Somebody wrote what it relies on; what is below this offset has to be seen first.
-    Conflict(Offset),
+    /// Somebody wrote what it relies on.
+    Lost(Lost),
     /// Anything else.
     Error(Error),
 }
@@ -208,14 +188,14 @@ pub(crate) async fn commit(database: &Database, transaction: &Transaction, deadl
     let Some(commit) = transaction.commit().map_err(Refused::Error)? else { return Ok(None) };
     // A TRUNCATE names no row: whatever was read below it may be gone.
     if transaction.snapshot() < database.truncated() {
-        return Err(Refused::Conflict(database.truncated()));
+        return Err(Refused::Lost(Lost { seen: database.truncated(), key: None }));
     }
     let catalog = database.catalog();
     let mut views = Vec::new();
     for (id, judged_by) in &commit.tables {
         let def = catalog.all_tables().find(|def| def.id == *id);
         let same = |def: &Arc<TableDef>| matches!((&def.kind, judged_by), (TableKind::Row(now), Some(then)) if *now == **then);
-        let changed = || Refused::Error(conflict("a table of the transaction was changed or dropped meanwhile"));
+        let changed = || Refused::Error(Lost::error("a table of the transaction was changed or dropped meanwhile"));
         let def = def.filter(|def| same(def)).ok_or_else(changed)?;
         views.push(database.views().get(def).map_err(Refused::Error)?);
     }
@@ -226,8 +206,12 @@ pub(crate) async fn commit(database: &Database, transaction: &Transaction, deadl
         Err(error) => Err(error),
     };
     let appended = match appended {
-        Err(logcore::Error::Conflict { last_writer, .. }) => return Err(Refused::Conflict(last_writer.advance(1))),
-        Err(logcore::Error::SnapshotTooOld { window_start, .. }) => return Err(Refused::Conflict(window_start)),
+        Err(logcore::Error::Conflict { last_writer, key, .. }) => {
+            return Err(Refused::Lost(Lost { seen: last_writer.advance(1), key: Some(key) }));
+        }
+        Err(logcore::Error::SnapshotTooOld { window_start, .. }) => {
+            return Err(Refused::Lost(Lost { seen: window_start, key: None }));
+        }
         other => other.map_err(|error| Refused::Error(error.into()))?,
     };
     let mut position = Cut::new();

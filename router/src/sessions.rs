@@ -22,8 +22,9 @@ use crate::answer::SqlAnswer;
 use crate::append::finishing::Finishing;
 use crate::by_key;
 use crate::database::Database;
-use crate::dml::{self, Refused, conflict};
+use crate::dml::{self, Refused};
 use crate::error::{Error, Result, sqlstate};
+use crate::lines::Lost;
 use crate::query::Context;
 use crate::sequence::scope::SessionNumbers;
 use crate::sql::ddl::name_of;
@@ -61,6 +62,8 @@ pub struct Turn {
     state: OwnedMutexGuard<State>,
     /// Nobody comes back to it.
     only: bool,
+    /// What the transaction lost against that has just failed to commit.
+    lost: Option<Lost>,
 }
 
 fn unknown(id: &str) -> Error {
@@ -106,7 +109,7 @@ impl Sessions {
     pub async fn enter(&self, id: Option<&str>, deadline: Instant) -> Result<Turn> {
         let Some(id) = id else {
             let state: Arc<tokio::sync::Mutex<State>> = Arc::default();
-            return Ok(Turn { state: state.lock_owned().await, only: true });
+            return Ok(Turn { state: state.lock_owned().await, only: true, lost: None });
         };
         let state = {
             let mut open = self.open.lock().expect("no code panics inside");
@@ -119,7 +122,7 @@ impl Sessions {
             Error::new(sqlstate::OBJECT_IN_USE, ErrorKind::Conflict, format!("session \"{id}\" runs another request"))
                 .hint("use a session for each thing that runs at the same time")
         };
-        Ok(Turn { state: turn.map_err(busy)?, only: false })
+        Ok(Turn { state: turn.map_err(busy)?, only: false, lost: None })
     }
 }
 
@@ -290,13 +293,25 @@ impl Turn {
         let committing = async move {
             let _gate = own.gate().read().await;
             match dml::commit(&own, &transaction, deadline).await {
-                Ok(position) => Ok(position),
-                Err(Refused::Conflict(_)) => Err(conflict("another transaction changed what this one rests on")),
-                Err(Refused::Error(error)) => Err(error),
+                Ok(position) => (Ok(position), None),
+                Err(Refused::Lost(lost)) => (Err(Lost::error("another transaction changed what this one rests on")), Some(lost)),
+                Err(Refused::Error(error)) => (Err(error), None),
             }
         };
-        let position = Finishing::new(database.runtime().clone(), committing).await?;
-        Ok(SqlAnswer::Done { tag: "COMMIT", position })
+        let (position, lost) = Finishing::new(database.runtime().clone(), committing).await;
+        self.lost = lost;
+        Ok(SqlAnswer::Done { tag: "COMMIT", position: position? })
+    }
+
+    /// Whether a transaction is under way.
+    #[must_use]
+    pub fn is_in_transaction(&self) -> bool {
+        self.state.transaction.is_some()
+    }
+
+    /// What the transaction lost against that has just failed to commit, once.
+    pub fn take_lost(&mut self) -> Option<Lost> {
+        self.lost.take()
     }
 
     /// Ends a request.

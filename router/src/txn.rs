@@ -154,12 +154,6 @@ impl Transaction {
         self.inner().cut.end("_tables", 0).unwrap_or_default()
     }
 
-    /// Whether it reads the tables that SQL writes, and older than `offset`.
-    #[must_use]
-    pub fn reads_below(&self, offset: Offset) -> bool {
-        self.inner().cut.end("_tables", 0).is_some_and(|snapshot| snapshot < offset)
-    }
-
     /// Its rows over a table, if there are any.
     #[must_use]
     pub fn view(&self, table: u32) -> Option<Arc<Overlay>> {

@@ -177,6 +177,34 @@ fn one_request_may_hold_a_transaction() {
     assert_eq!(fixture.error("BEGIN; CREATE TABLE x (id BIGINT PRIMARY KEY); COMMIT").code(), "25001");
 }
 
+/// A transaction in one request that loses is run again as a whole: nobody has seen anything of it.
+#[test]
+fn whole_transactions_in_one_request_get_through_however_many_want_the_same_row() {
+    const THREADS: usize = 8;
+    const TIMES: usize = 25;
+    let fixture = accounts();
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let fixture = &fixture;
+            scope.spawn(move || {
+                for n in 0..TIMES {
+                    // Two rows in either order, and a row of its own.
+                    let (first, second) = if (thread + n) % 2 == 0 { (1, 2) } else { (2, 1) };
+                    let own = 1_000 + thread * TIMES + n;
+                    fixture.run(&format!(
+                        "BEGIN; UPDATE accounts SET balance = balance + 1 WHERE id = {first};
+                         UPDATE accounts SET balance = (SELECT balance FROM accounts WHERE id = {second}) + 1 WHERE id = {second};
+                         INSERT INTO accounts VALUES ({own}, 'own {own}', 0); COMMIT"
+                    ));
+                }
+            });
+        }
+    });
+    let added = THREADS * TIMES;
+    assert_eq!(fixture.rows("SELECT count(*) FROM accounts"), [json!([3 + added])]);
+    assert_eq!(fixture.rows("SELECT sum(balance) FROM accounts WHERE id IN (1, 2)"), [json!([150 + 2 * added])]);
+}
+
 #[test]
 fn sessions_are_their_own_and_end() {
     let fixture = accounts();

@@ -19,7 +19,7 @@ use rowstore::value::build_column;
 use rowstore::{Action, Constraint, Index, Rule, TableSchema, Value};
 
 use super::target::{Change, Row, Target};
-use crate::append::blocking;
+use crate::append::{blocking, lookup};
 use crate::catalog::{CatalogState, TableDef, TableKind};
 use crate::database::Database;
 use crate::error::{Error, Result, sqlstate};
@@ -27,6 +27,8 @@ use crate::txn::{Key, Transaction};
 
 /// Rows that one change may touch through foreign keys.
 const CASCADE_ROWS_MAX: usize = 1 << 20;
+/// Changes that are judged where they are asked for.
+const LOOKUP_ROWS_MAX: usize = 128;
 
 /// Takes changes into transactions.
 #[derive(Clone)]
@@ -59,8 +61,10 @@ impl Writer {
             check_rows(&self.database, &target, &new)?;
             self.see_related(&target).await?;
             let writer = self.clone();
-            let follows = blocking(move || writer.stage(&target, &changes)).await?;
-            work.extend(follows);
+            let is_small = changes.len() <= LOOKUP_ROWS_MAX;
+            let stage = move || writer.stage(&target, &changes);
+            let follows = if is_small { lookup(stage).await } else { blocking(stage).await };
+            work.extend(follows?);
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use super::change::{delete_table, table_of};
 use super::constraints::Writer;
 use super::insert::is_default;
 use super::target::{Change, Row, Target};
-use crate::append::blocking;
+use crate::append::lookup;
 use crate::by_key::{Comparison, assigned, computed, key_of};
 use crate::cut;
 use crate::error::Result;
@@ -92,7 +92,7 @@ async fn row_under(
     pin(writer, target, context).await?;
     writer.transaction.has_read(Key::Row(target.def.id, &key));
     let (transaction, target) = (Arc::clone(&writer.transaction), Arc::clone(target));
-    let row = blocking(move || target.rows(&transaction)?.get(&key)).await?;
+    let row = lookup(move || target.rows(&transaction)?.get(&key)).await?;
     Ok(row.filter(|row| conditions.iter().all(|condition| condition.holds(&row.values))))
 }
 

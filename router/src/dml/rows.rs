@@ -10,9 +10,10 @@ use super::constraints::{Writer, refuse_null_key};
 use super::defaults::defaults;
 use super::direct::pin;
 use super::target::{Change, Row, Target};
-use super::{ATTEMPTS_MAX, Refused, commit, conflict, wait_seen};
+use super::{Refused, commit};
 use crate::database::Database;
 use crate::error::{Error, Result, sqlstate};
+use crate::lines::{Attempts, Lost};
 use crate::position::Cut;
 use crate::query::Context;
 use crate::txn::{Isolation, Transaction};
@@ -49,18 +50,21 @@ pub async fn insert_arrays(
     if let Some(transaction) = context.transaction {
         return take(database, table, (columns, arrays, rows), transaction, context).await.map(|()| None);
     }
-    for _ in 0..ATTEMPTS_MAX {
-        let _gate = database.gate().read().await;
+    let mut attempts = Attempts::default();
+    loop {
+        let gate = database.gate().read().await;
         let transaction = Arc::new(Transaction::new(Isolation::Snapshot));
         let within = Context { transaction: Some(&transaction), ..context };
         take(database, table, (columns, arrays, rows), &transaction, within).await?;
         match commit(database, &transaction, context.deadline).await {
-            Err(Refused::Conflict(seen)) => wait_seen(database, table, seen, context.deadline).await?,
+            Err(Refused::Lost(lost)) => {
+                drop(gate);
+                attempts.again(database, lost, context.deadline).await?;
+            }
             Err(Refused::Error(error)) => return Err(error),
             Ok(position) => return Ok(position),
         }
     }
-    Err(conflict("other changes of the same rows were faster"))
 }
 
 async fn take(
@@ -80,7 +84,7 @@ async fn take(
     for row in 0..rows {
         let mut values: Vec<Value> = defaults.row(row);
         for (at, array) in columns.iter().zip(arrays) {
-            let kind = &target.schema.columns.get(*at).ok_or_else(|| conflict("the table was altered meanwhile"))?.kind;
+            let kind = &target.schema.columns.get(*at).ok_or_else(|| Lost::error("the table was altered meanwhile"))?.kind;
             values[*at] = Value::from_array(array.as_ref(), row, kind);
         }
         refuse_null_key(&target, &values)?;

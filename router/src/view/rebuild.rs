@@ -30,7 +30,8 @@ pub async fn begin(database: &Database, view: Arc<View>, number: u64) -> Result<
     let catalog = database.catalog();
     let dropped = || Error::internal(format!("the table of view \"{}\" is in the catalog", view.name()));
     let table = Arc::clone(catalog.table_by_id(view.id).ok_or_else(dropped)?);
-    let options = TaskOptions { records_per_second_max: database.options().rebuild_records_per_second_max };
+    let options =
+        TaskOptions { records_per_second_max: database.options().rebuild_records_per_second_max, ..TaskOptions::default() };
     let generation = Arc::new(database.views().open_generation(&table, &view.stream, number, options).await?);
     view.set_building(Some(Arc::clone(&generation)));
     let background = database.clone();

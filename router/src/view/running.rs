@@ -274,7 +274,8 @@ impl Views {
         let dir = self.dir(table.id).join(number.to_string()).join(partition.to_string());
         fs::create_dir(&dir)?;
         let (store, materializer) = self.open_store(table, number, (partition, stream.partitions), &dir, select)?;
-        let task = self.driver.attach(&table.name, &log, materializer, &dir, options.clone())?;
+        let pulled = matches!((&table.source, &table.kind), (Source::Own, TableKind::Row(_)));
+        let task = self.driver.attach(&table.name, &log, materializer, &dir, TaskOptions { pulled, ..options.clone() })?;
         Ok(Part { partition, task, store })
     }
 
