@@ -5,6 +5,7 @@
 //! at the next start, or a definition without folders, which are then made.
 
 mod alter;
+mod analyze;
 mod history;
 pub(crate) mod index;
 pub(crate) mod key_view;
@@ -60,6 +61,7 @@ pub async fn execute(database: &Database, ddl: Ddl, context: Context<'_>) -> Res
         Ddl::DropSequence { names, if_exists, cascade } => sequence::remove(database, &names, if_exists, cascade).await,
         Ddl::DropIndex { name, if_exists } => index::remove(database, &name, if_exists).await,
         Ddl::Vacuum { name } => history::vacuum(database, name.as_deref(), context).await,
+        Ddl::Analyze { name } => analyze::execute(database, name.as_deref()).await,
         Ddl::RebuildView { name } => {
             database.rebuild(&name).await?;
             Ok(done("REBUILD VIEW", None))

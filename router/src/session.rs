@@ -21,6 +21,7 @@ use crate::functions;
 use crate::postgres;
 use crate::provider::system::SystemSchema;
 use crate::sql::compare::ReadConstants;
+use crate::sql::dates::CompareDates;
 use crate::sql::types::PostgresTypes;
 
 /// Rows per batch.
@@ -49,6 +50,7 @@ pub fn base(threads: usize, memory_bytes: usize) -> Result<SessionState> {
     rules.insert(0, Arc::new(ReadConstants));
     let mut state = SessionStateBuilder::new_with_default_features()
         .with_analyzer_rules(rules)
+        .with_optimizer_rule(Arc::new(CompareDates))
         .with_config(config)
         .with_runtime_env(runtime)
         .with_type_planner(Arc::new(PostgresTypes))

@@ -91,6 +91,12 @@ impl RowTable {
         self.tree.range(&[ROW_PREFIX], &until, cut).map(|item| item.map(|(key, row)| (key[1..].to_vec(), row.to_vec())))
     }
 
+    /// How many rows there are, about; every version counts.
+    #[must_use]
+    pub fn rows_about(&self) -> u64 {
+        self.tree.items() / (1 + self.kept.len() as u64)
+    }
+
     /// Bytes on disk.
     #[must_use]
     pub fn disk_bytes(&self) -> u64 {

@@ -4,7 +4,7 @@
 //! `docs/format.md`, "Catalog records". Records are only ever added to; an unknown `type` stops the catalog with an error
 //! rather than being passed over, since it was written by a newer release.
 
-use rowstore::{Index, TableSchema};
+use rowstore::{Index, TableSchema, TableStatistics};
 use serde::{Deserialize, Serialize};
 
 use super::options::{History, StreamOptions};
@@ -63,6 +63,13 @@ pub enum CatalogRecord {
         id: u32,
         /// None: to the first record.
         history: Option<History>,
+    },
+    /// What ANALYZE found out about a table, instead of what it found before.
+    TableAnalyzed {
+        /// Its id.
+        id: u32,
+        /// What it found.
+        statistics: TableStatistics,
     },
     /// It has another name from here on.
     TableRenamed {

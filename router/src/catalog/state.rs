@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use docstore::Mapping;
 use logcore::{Log, Partition, PartitionOptions, PartitionRef, StreamId};
-use rowstore::TableSchema;
+use rowstore::{TableSchema, TableStatistics};
 use serde::{Deserialize, Serialize};
 use tsstore::SeriesSchema;
 
@@ -173,6 +173,7 @@ pub struct CatalogState {
     tables: BTreeMap<u32, Arc<TableDef>>,
     queries: BTreeMap<String, Arc<QueryDef>>,
     sequences: BTreeMap<u32, Arc<SequenceDef>>,
+    statistics: BTreeMap<u32, Arc<TableStatistics>>,
     last_sequence: u32,
     last_stream: u32,
     last_table: u32,
@@ -209,8 +210,10 @@ impl CatalogState {
             }
             CatalogRecord::TableDropped { id } => {
                 self.tables.remove(&id);
+                self.statistics.remove(&id);
                 self.sequences.retain(|_, sequence| sequence.owner.is_none_or(|owner| owner.table != id));
             }
+            CatalogRecord::TableAnalyzed { id, statistics } => drop(self.statistics.insert(id, Arc::new(statistics))),
             CatalogRecord::QueryNamed(def) => drop(self.queries.insert(def.name.clone(), Arc::new(def))),
             CatalogRecord::QueryDropped { name } => drop(self.queries.remove(&name)),
             CatalogRecord::IndexCreated { id, index } => self.change(id, |def| {
@@ -326,6 +329,12 @@ impl CatalogState {
     /// All named queries, by name.
     pub fn queries(&self) -> impl Iterator<Item = &Arc<QueryDef>> {
         self.queries.values()
+    }
+
+    /// What ANALYZE found out about a table, if it looked at it.
+    #[must_use]
+    pub fn statistics(&self, table: u32) -> Option<&Arc<TableStatistics>> {
+        self.statistics.get(&table)
     }
 
     /// A named query, if there is one.

@@ -30,11 +30,37 @@ fn find<'c>(catalog: &'c CatalogState, name: &str) -> Option<(&'c Arc<TableDef>,
     })
 }
 
-/// Defines an index and begins to build it.
+/// Defines an index, once no other is being built for the table, and waits until it is built or the deadline comes: then it is
+/// built all the same, and not used before.
 ///
 /// # Errors
 /// What is wrong with it; rows that are equal already, when it is unique.
 pub async fn create(database: &Database, wanted: CreateIndex, context: Context<'_>) -> Result<SqlAnswer> {
+    loop {
+        match begin(database, &wanted, context).await? {
+            Begun::Already => return Ok(done("CREATE INDEX", None)),
+            Begun::Building { table, generation, position } => {
+                if let Err(error) = database.rebuilt(&table, generation, context.deadline).await {
+                    tracing::info!(table, generation, %error, "an index is still being built");
+                }
+                return Ok(done("CREATE INDEX", Some(position)));
+            }
+            Begun::After { table, generation } => drop(database.rebuilt(&table, generation, context.deadline).await?),
+        }
+    }
+}
+
+/// What became of the first step.
+enum Begun {
+    /// There is one of that name, and that is fine.
+    Already,
+    /// It is defined, and built with a generation of the table's view.
+    Building { table: String, generation: u64, position: crate::position::Cut },
+    /// Another generation must be built first.
+    After { table: String, generation: u64 },
+}
+
+async fn begin(database: &Database, wanted: &CreateIndex, context: Context<'_>) -> Result<Begun> {
     let _ddl = database.ddl_lock().await;
     let catalog = database.catalog();
     let table = resolve(&datafusion::sql::sqlparser::ast::Ident::with_quote('"', &wanted.table).into(), &catalog);
@@ -53,7 +79,7 @@ pub async fn create(database: &Database, wanted: CreateIndex, context: Context<'
             return Err(Error::new(sqlstate::UNDEFINED_COLUMN, ErrorKind::Invalid, message));
         }
     }
-    let name = wanted.name.unwrap_or_else(|| {
+    let name = wanted.name.clone().unwrap_or_else(|| {
         let columns: Vec<&str> = wanted.columns.iter().map(short_name).collect();
         let base = format!("{}_{}_idx", def.name, columns.join("_"));
         let numbered = (1..).map(|n| format!("{base}{n}"));
@@ -61,24 +87,23 @@ pub async fn create(database: &Database, wanted: CreateIndex, context: Context<'
     });
     if find(&catalog, &name).is_some() {
         return match wanted.if_not_exists {
-            true => Ok(done("CREATE INDEX", None)),
+            true => Ok(Begun::Already),
             false => Err(Error::new(sqlstate::DUPLICATE_TABLE, ErrorKind::Conflict, format!("index \"{name}\" exists already"))
                 .hint("choose another name, or say IF NOT EXISTS")),
         };
     }
     let view = database.views().get(def)?;
     if let Some(building) = view.building() {
-        let message = format!("table \"{}\" is being rebuilt, as generation {}", def.name, building.number);
-        return Err(Error::new(sqlstate::OBJECT_IN_USE, ErrorKind::Conflict, message).hint("see SHOW VIEWS for its progress"));
+        return Ok(Begun::After { table: def.name.clone(), generation: building.number });
     }
     let (id, generation) = (def.id, def.newest + 1);
     let mut index = Index {
         id: schema.last_index + 1,
         name,
-        columns: wanted.columns,
+        columns: wanted.columns.clone(),
         unique: wanted.unique,
         generation,
-        predicate: wanted.predicate,
+        predicate: wanted.predicate.clone(),
         computed: Computed::default(),
     };
     if !index.is_plain() {
@@ -99,7 +124,7 @@ pub async fn create(database: &Database, wanted: CreateIndex, context: Context<'
     }
     let position = database.record(&CatalogRecord::RebuildStarted { id, generation }).await?;
     rebuild::begin(database, view, generation).await?;
-    Ok(done("CREATE INDEX", Some(position)))
+    Ok(Begun::Building { table: def.name.clone(), generation, position })
 }
 
 /// What an index is of, as it may stand in a SELECT.

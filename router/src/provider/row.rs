@@ -10,11 +10,12 @@ use datafusion::logical_expr::{Expr, Operator, TableProviderFilterPushDown};
 use logcore::Offset;
 use rowstore::index::encode_indexed;
 use rowstore::key::{after_prefix, encode_part};
+use rowstore::statistics::{Between, ColumnStatistics};
 use rowstore::value::uuid_text;
-use rowstore::{Column, ColumnType, Index, IndexColumn, Overlay, RowTable, ScanRequest, TableSchema, Value};
+use rowstore::{Column, ColumnType, Index, IndexColumn, Overlay, RowTable, ScanRequest, TableSchema, TableStatistics, Value};
 
 use super::filter::{compared, comparison};
-use super::scan::{Bounds, Scan, Source};
+use super::scan::{Bounds, Estimate, Scan, Source};
 use crate::error::{Error, Result};
 use crate::txn::{Key, Transaction};
 use crate::view::index_keys::{planned, unqualified};
@@ -25,6 +26,8 @@ pub struct RowProvider {
     parts: Vec<(RowTable, Offset)>,
     table: Arc<TableSchema>,
     schema: SchemaRef,
+    /// What ANALYZE found out about it.
+    statistics: Option<Arc<TableStatistics>>,
     /// The table's id and who reads it, if it may have rows of its own over the table's.
     within: Option<(u32, Arc<Transaction>)>,
 }
@@ -33,7 +36,13 @@ impl RowProvider {
     /// The table's partitions, each with the cut it is read at.
     #[must_use]
     pub fn new(name: &str, table: Arc<TableSchema>, parts: Vec<(RowTable, Offset)>) -> Self {
-        Self { name: name.to_owned(), parts, schema: table.arrow(), table, within: None }
+        Self { name: name.to_owned(), parts, schema: table.arrow(), table, statistics: None, within: None }
+    }
+
+    /// With what ANALYZE found out about it.
+    #[must_use]
+    pub fn known(self, statistics: Option<&Arc<TableStatistics>>) -> Self {
+        Self { statistics: statistics.cloned(), ..self }
     }
 
     /// As a transaction sees it.
@@ -55,8 +64,17 @@ impl std::fmt::Debug for RowProvider {
     }
 }
 
+/// A row that is looked up by an entry of an index costs as much as this many rows that are read one after the other.
+const LOOKUP_COST: f64 = 5.0;
+/// The share of rows with one value, between two values, and on one side of a value, where nothing is known.
+const EQUAL: f64 = 0.005;
+const BETWEEN: f64 = 0.1;
+const ONE_SIDED: f64 = 1.0 / 3.0;
+/// The share of rows that an index of a part of them is taken to have.
+const PARTIAL: f64 = 0.1;
+
 /// How rows are found: a range of encoded keys, or of entries of an index.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 struct Path {
     /// The index, by name; none: the primary key.
     index: Option<String>,
@@ -66,8 +84,27 @@ struct Path {
     equal: usize,
     /// All columns are, and no two rows have the same.
     single: bool,
+    /// The share of the table's rows that are in the range, 0 to 1, about.
+    share: f64,
     /// Conditions that went into it, for EXPLAIN.
     pushed: Vec<String>,
+}
+
+impl Default for Path {
+    fn default() -> Self {
+        Self { index: None, from: Vec::new(), until: None, equal: 0, single: false, share: 1.0, pushed: Vec::new() }
+    }
+}
+
+impl Path {
+    /// What reading it costs, in rows read one after the other, as a share of the table.
+    fn cost(&self) -> f64 {
+        match (self.single, &self.index) {
+            (true, _) => 0.0,
+            (false, None) => self.share,
+            (false, Some(_)) => self.share * LOOKUP_COST,
+        }
+    }
 }
 
 /// Whether DataFusion compares values of a type as their keys compare. It takes intervals part by part, and NULL in an array for
@@ -94,6 +131,31 @@ struct Part<'a> {
     kind: &'a ColumnType,
     encode: Encode<'a>,
     descending: bool,
+    statistics: Option<&'a ColumnStatistics>,
+}
+
+impl Part<'_> {
+    /// The share of rows that have one value.
+    fn equal(&self, value: &Value) -> f64 {
+        self.statistics.map_or(EQUAL, |known| known.equal(&ascending(value)))
+    }
+
+    /// The share of rows between two values.
+    fn between(&self, from: Option<Vec<u8>>, until: Option<Vec<u8>>) -> f64 {
+        match (self.statistics, &from, &until) {
+            (_, None, None) => 1.0,
+            (Some(known), ..) => known.between(Between { from: from.as_deref(), until: until.as_deref() }),
+            (None, Some(_), Some(_)) => BETWEEN,
+            (None, ..) => ONE_SIDED,
+        }
+    }
+}
+
+/// A value as statistics have it.
+fn ascending(value: &Value) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode_part(&mut out, value);
+    out
 }
 
 /// What a condition must be about.
@@ -117,33 +179,40 @@ fn range(parts: &[Part<'_>], mut prefix: Vec<u8>, filters: &[Expr]) -> Path {
     let mut path = Path::default();
     for part in parts {
         let kind = part.kind;
-        let conditions: Vec<(Operator, Vec<u8>, &Expr)> = filters
+        let (mut above, mut below) = (None, None);
+        let conditions: Vec<(Operator, Value, &Expr)> = filters
             .iter()
             .filter_map(|filter| {
                 let (what, operator, value) = compared(filter)?;
                 if !part.what.is(what) || value.data_type() != kind.arrow() || !compares_as_keys(kind) {
                     return None;
                 }
-                let value = key_value(kind, value)?;
-                let operator = match (part.descending, operator) {
-                    (true, Operator::Lt) => Operator::Gt,
-                    (true, Operator::LtEq) => Operator::GtEq,
-                    (true, Operator::Gt) => Operator::Lt,
-                    (true, Operator::GtEq) => Operator::LtEq,
-                    (_, operator) => operator,
-                };
-                Some((operator, (part.encode)(&value), filter))
+                Some((operator, key_value(kind, value)?, filter))
             })
             .collect();
-        if let Some((_, bytes, filter)) = conditions.iter().find(|(operator, ..)| *operator == Operator::Eq) {
-            prefix.extend_from_slice(bytes);
+        if let Some((_, value, filter)) = conditions.iter().find(|(operator, ..)| *operator == Operator::Eq) {
+            prefix.extend((part.encode)(value));
             path.equal += 1;
+            path.share *= part.equal(value);
             path.pushed.push(filter.to_string());
             continue;
         }
         let (mut from, mut until) = (prefix.clone(), after_prefix(&prefix));
-        for (operator, bytes, filter) in &conditions {
-            let bound = [&prefix[..], bytes].concat();
+        for (operator, value, filter) in conditions {
+            let side = match operator {
+                Operator::Gt | Operator::GtEq => &mut above,
+                Operator::Lt | Operator::LtEq => &mut below,
+                _ => continue,
+            };
+            *side = Some(ascending(&value));
+            let bound = [&prefix[..], &(part.encode)(&value)].concat();
+            let operator = match (part.descending, operator) {
+                (true, Operator::Lt) => Operator::Gt,
+                (true, Operator::LtEq) => Operator::GtEq,
+                (true, Operator::Gt) => Operator::Lt,
+                (true, Operator::GtEq) => Operator::LtEq,
+                (_, operator) => operator,
+            };
             match operator {
                 Operator::GtEq => from = from.max(bound),
                 Operator::Gt => from = after_prefix(&bound).map_or(from.clone(), |bound| bound.max(from)),
@@ -158,6 +227,7 @@ fn range(parts: &[Part<'_>], mut prefix: Vec<u8>, filters: &[Expr]) -> Path {
             }
             path.pushed.push(filter.to_string());
         }
+        path.share *= part.between(above, below);
         (path.from, path.until) = (from, until);
         return path;
     }
@@ -165,21 +235,22 @@ fn range(parts: &[Part<'_>], mut prefix: Vec<u8>, filters: &[Expr]) -> Path {
     path
 }
 
-fn by_key(table: &TableSchema, filters: &[Expr]) -> Path {
+fn by_key(table: &TableSchema, statistics: Option<&TableStatistics>, filters: &[Expr]) -> Path {
     let part = |at: &usize| {
-        let encode = |value: &Value| {
-            let mut out = Vec::new();
-            encode_part(&mut out, value);
-            out
-        };
-        let Column { name, kind, .. } = &table.columns[*at];
-        Part { what: What::Column(name), kind, encode: Box::new(encode), descending: false }
+        let Column { id, name, kind, .. } = &table.columns[*at];
+        let statistics = statistics.and_then(|known| known.column(*id));
+        Part { what: What::Column(name), kind, encode: Box::new(ascending), descending: false, statistics }
     };
     let path = range(&table.primary_key.iter().map(part).collect::<Vec<_>>(), Vec::new(), filters);
     Path { single: !table.primary_key.is_empty() && path.equal == table.primary_key.len(), ..path }
 }
 
-fn by_index<'a>(table: &'a TableSchema, index: &'a Index, filters: &[Expr]) -> Option<Path> {
+fn by_index<'a>(
+    table: &'a TableSchema,
+    statistics: Option<&'a TableStatistics>,
+    index: &'a Index,
+    filters: &[Expr],
+) -> Option<Path> {
     let keys = planned(index);
     // An index of a part of the rows is of use only to whom that part is enough.
     let predicate = keys.map(|keys| &keys.predicate[..]).unwrap_or_default();
@@ -189,9 +260,12 @@ fn by_index<'a>(table: &'a TableSchema, index: &'a Index, filters: &[Expr]) -> O
     }
     let part = |(n, column): (usize, &'a IndexColumn)| {
         let descending = column.descending;
-        let (what, kind) = match (&column.expression, keys) {
-            (None, _) => (What::Column(&column.name), &table.columns[table.column(&column.name)?].kind),
-            (Some(expression), Some(keys)) => (What::Expression(keys.expressions.get(n)?.as_ref()?), &expression.kind),
+        let (what, kind, statistics) = match (&column.expression, keys) {
+            (None, _) => {
+                let Column { id, kind, .. } = &table.columns[table.column(&column.name)?];
+                (What::Column(&column.name), kind, statistics.and_then(|known| known.column(*id)))
+            }
+            (Some(expression), Some(keys)) => (What::Expression(keys.expressions.get(n)?.as_ref()?), &expression.kind, None),
             (Some(_), None) => return None,
         };
         let encode = move |value: &Value| {
@@ -199,26 +273,28 @@ fn by_index<'a>(table: &'a TableSchema, index: &'a Index, filters: &[Expr]) -> O
             encode_indexed(&mut out, value, descending);
             out
         };
-        Some(Part { what, kind, encode: Box::new(encode), descending })
+        Some(Part { what, kind, encode: Box::new(encode), descending, statistics })
     };
     let parts = index.columns.iter().enumerate().map(part).collect::<Option<Vec<_>>>()?;
     let mut path = range(&parts, index.prefix(&[]), filters);
     path.pushed.extend(predicate.iter().map(ToString::to_string));
+    if !predicate.is_empty() {
+        path.share *= PARTIAL;
+    }
     let single = index.unique && path.equal == index.columns.len();
     (!path.pushed.is_empty()).then(|| Path { index: Some(index.name.clone()), single, ..path })
 }
 
 impl RowProvider {
-    /// The way to the fewest rows, as far as the conditions tell: one row, then as many equal columns as there are, the primary
-    /// key before an index.
+    /// The cheapest way to the rows, as far as conditions and statistics tell; of equally cheap ones the primary key.
     fn path(&self, filters: &[Expr]) -> Path {
-        let mut best = by_key(&self.table, filters);
+        let statistics = self.statistics.as_deref();
+        let mut best = by_key(&self.table, statistics, filters);
         for index in self.indexes() {
-            if let Some(path) = by_index(&self.table, index, filters) {
-                let weight = |path: &Path| (path.single, path.equal, path.pushed.len());
-                if weight(&path) > weight(&best) {
-                    best = path;
-                }
+            if let Some(path) = by_index(&self.table, statistics, index, filters)
+                && path.cost() < best.cost()
+            {
+                best = path;
             }
         }
         best
@@ -255,11 +331,19 @@ impl Source for RowProvider {
     fn scan(&self, projection: Vec<usize>, schema: &SchemaRef, filters: &[Expr]) -> Arc<dyn Scan> {
         let path = self.path(filters);
         self.note_reads(&path);
+        let counted = || self.parts.iter().map(|(rows, _)| rows.rows_about()).sum();
+        let rows = self.statistics.as_ref().map_or_else(counted, |known| known.rows);
+        let known = |at: &usize| {
+            let known = self.statistics.as_ref()?.column(self.table.columns[*at].id)?;
+            Some((known.distinct, known.nulls))
+        };
+        let estimate = Estimate::new(rows, path.share, projection.iter().map(known).collect());
         Arc::new(RowScan {
             name: self.name.clone(),
             parts: self.parts.clone(),
             projection,
             path,
+            estimate,
             overlay: self.within.as_ref().and_then(|(table, transaction)| transaction.view(*table)),
             columns: schema.fields().iter().map(|field| field.name().clone()).collect(),
         })
@@ -271,6 +355,7 @@ struct RowScan {
     parts: Vec<(RowTable, Offset)>,
     projection: Vec<usize>,
     path: Path,
+    estimate: Estimate,
     overlay: Option<Arc<Overlay>>,
     columns: Vec<String>,
 }
@@ -293,6 +378,10 @@ impl Scan for RowScan {
 
     fn partitions(&self) -> usize {
         self.parts.len()
+    }
+
+    fn estimate(&self) -> Option<&Estimate> {
+        Some(&self.estimate)
     }
 
     fn describe(&self) -> String {

@@ -10,18 +10,21 @@ use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::Result;
+use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{ColumnStatistics, Result, Statistics};
 use datafusion::datasource::TableType;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, SchedulingType};
+use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties, SortOrderPushdownResult,
 };
+use logcore::sys::clock;
 
 /// Batches between the thread that reads and the query.
 const CHANNEL_BATCHES: usize = 2;
@@ -56,6 +59,11 @@ pub trait Scan: Send + Sync {
     /// What is read and what was pushed into it, for EXPLAIN.
     fn describe(&self) -> String;
 
+    /// What is known of the rows before they are read.
+    fn estimate(&self) -> Option<&Estimate> {
+        None
+    }
+
     /// The column by which the rows of each partition ascend, among those that are read.
     fn ascending_column(&self) -> Option<usize> {
         None
@@ -64,6 +72,32 @@ pub trait Scan: Send + Sync {
     /// The column whose descending order the store can give, best first.
     fn score_column(&self) -> Option<usize> {
         None
+    }
+}
+
+/// How many rows a scan gives, about, and how the values of its columns are spread.
+#[derive(Clone, Debug)]
+pub struct Estimate {
+    rows: usize,
+    columns: Vec<ColumnStatistics>,
+}
+
+impl Estimate {
+    /// Of a `share` of a table with `rows`; of each column that is read, if it is known, how many different values there are in the
+    /// table and the share of rows without one.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "estimates")]
+    pub fn new(rows: u64, share: f64, columns: Vec<Option<(f64, f64)>>) -> Self {
+        let rows = (rows as f64 * share).ceil();
+        let column = |known: Option<(f64, f64)>| {
+            let mut column = ColumnStatistics::new_unknown();
+            if let Some((distinct, nulls)) = known {
+                column.distinct_count = Precision::Inexact(distinct.min(rows) as usize);
+                column.null_count = Precision::Inexact((nulls * rows) as usize);
+            }
+            column
+        };
+        Self { rows: rows as usize, columns: columns.into_iter().map(column).collect() }
     }
 }
 
@@ -119,6 +153,7 @@ pub struct ScanExec {
     properties: Arc<PlanProperties>,
     fetch: Option<usize>,
     by_score: bool,
+    metrics: ExecutionPlanMetricsSet,
 }
 
 impl ScanExec {
@@ -136,7 +171,14 @@ impl ScanExec {
             Boundedness::Bounded,
         )
         .with_scheduling_type(SchedulingType::Cooperative);
-        Self { scan, schema, properties: Arc::new(properties), fetch: limit, by_score: false }
+        Self {
+            scan,
+            schema,
+            properties: Arc::new(properties),
+            fetch: limit,
+            by_score: false,
+            metrics: ExecutionPlanMetricsSet::new(),
+        }
     }
 }
 
@@ -152,8 +194,11 @@ impl DisplayAs for ScanExec {
         if self.by_score {
             f.write_str(", top by score")?;
         }
-        match self.fetch {
-            Some(fetch) => write!(f, ", limit={fetch}"),
+        if let Some(fetch) = self.fetch {
+            write!(f, ", limit={fetch}")?;
+        }
+        match self.scan.estimate() {
+            Some(estimate) => write!(f, ", about {} rows", estimate.rows),
             None => Ok(()),
         }
     }
@@ -181,6 +226,20 @@ impl ExecutionPlan for ScanExec {
 
     fn with_new_children(self: Arc<Self>, _children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         Ok(self)
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+
+    fn partition_statistics(&self, partition: Option<usize>) -> Result<Arc<Statistics>> {
+        let unknown = || Statistics::new_unknown(&self.schema);
+        let Some(estimate) = self.scan.estimate() else { return Ok(Arc::new(unknown())) };
+        let parts = partition.map_or(1, |_| self.scan.partitions().max(1));
+        let rows = self.fetch.map_or(estimate.rows, |fetch| estimate.rows.min(fetch)) / parts;
+        let statistics =
+            Statistics { num_rows: Precision::Inexact(rows), column_statistics: estimate.columns.clone(), ..unknown() };
+        Ok(Arc::new(statistics))
     }
 
     fn fetch(&self) -> Option<usize> {
@@ -211,11 +270,16 @@ impl ExecutionPlan for ScanExec {
         let bounds = Bounds { limit: self.fetch, by_score: self.by_score, batch_rows: context.session_config().batch_size() };
         let mut builder = RecordBatchReceiverStreamBuilder::new(Arc::clone(&self.schema), CHANNEL_BATCHES);
         let (scan, batches) = (Arc::clone(&self.scan), builder.tx());
+        let baseline = BaselineMetrics::new(&self.metrics, partition);
         builder.spawn_blocking(move || {
-            let mut emit = |batch| match batches.blocking_send(Ok(batch)) {
-                Ok(()) => ControlFlow::Continue(()),
+            let mut since = clock::monotonic();
+            let mut emit = |batch: RecordBatch| {
+                baseline.record_output(batch.num_rows());
+                baseline.elapsed_compute().add_elapsed(since);
+                let sent = batches.blocking_send(Ok(batch));
+                since = clock::monotonic();
                 // The query is gone or has enough.
-                Err(_) => ControlFlow::Break(()),
+                if sent.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             };
             scan.run(partition, bounds, &mut emit).map_err(|error| datafusion::common::DataFusionError::External(Box::new(error)))
         });

@@ -101,6 +101,11 @@ pub enum Ddl {
         /// The table's name; none: all that have a history.
         name: Option<String>,
     },
+    /// `ANALYZE [name]`
+    Analyze {
+        /// The table's name; none: all row tables.
+        name: Option<String>,
+    },
     /// `REBUILD VIEW name`
     RebuildView {
         /// The table's name.
@@ -281,9 +286,9 @@ pub fn parse(parser: &mut Parser<'_>) -> Result<Option<Ddl>> {
         }
         Ddl::RebuildView { name: take_name(parser).map_err(parse_error)? }
     } else if first("vacuum") {
-        parser.advance_token();
-        let all = parser.peek_token_ref().token == Token::EOF;
-        Ddl::Vacuum { name: if all { None } else { Some(take_name(parser).map_err(parse_error)?) } }
+        Ddl::Vacuum { name: take_last_name(parser)? }
+    } else if first("analyze") || first("analyse") {
+        Ddl::Analyze { name: take_last_name(parser)? }
     } else if first("verify") && second("view") {
         return Err(Error::unsupported("VERIFY VIEW is not supported yet"));
     } else if first("alter") && second("stream") {
@@ -352,6 +357,13 @@ fn create_stream(parser: &mut Parser<'_>) -> Result<Ddl, ParserError> {
     let if_not_exists = parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
     let name = take_name(parser)?;
     Ok(Ddl::CreateStream { name, if_not_exists, options: options(parser)? })
+}
+
+/// The name that may follow a statement's word.
+fn take_last_name(parser: &mut Parser<'_>) -> Result<Option<String>> {
+    parser.advance_token();
+    let is_over = matches!(parser.peek_token_ref().token, Token::EOF | Token::SemiColon);
+    if is_over { Ok(None) } else { take_name(parser).map(Some).map_err(parse_error) }
 }
 
 fn alter_stream(parser: &mut Parser<'_>) -> Result<Ddl> {

@@ -8,6 +8,7 @@ pub mod cast;
 pub(crate) mod changes;
 pub mod compare;
 pub mod constraints;
+pub mod dates;
 pub mod ddl;
 mod depth;
 pub mod dialect;
