@@ -31,6 +31,7 @@ use crate::provider::row::RowProvider;
 use crate::provider::scan::SourceTable;
 use crate::provider::series::SeriesProvider;
 use crate::provider::stream::StreamProvider;
+use crate::provider::written;
 use crate::query::Context;
 use crate::sql::rewrite::{AsOf, ChangesFrom, TableUse, Uses};
 use crate::txn::{Key, Transaction};
@@ -91,7 +92,7 @@ pub async fn choose(database: &Database, uses: &Uses, context: Context<'_>) -> R
     let pinned = transaction.map(|transaction| transaction.cut()).unwrap_or_default();
     loop {
         let catalog = database.catalog();
-        let targets = uses.tables.iter().map(|used| find(database, &catalog, used)).collect::<Result<Vec<_>>>()?;
+        let targets = uses.tables.iter().map(|used| find(database, &catalog, used, uses.search)).collect::<Result<Vec<_>>>()?;
         let swapped = |targets: &[Target]| targets.iter().any(Target::is_replaced);
         match choose_among(database, &catalog, &targets, uses, &pinned, context).await {
             // A generation that was being read makes way for the next one.
@@ -113,6 +114,7 @@ async fn choose_among(
 ) -> Result<Chosen> {
     let Context { wait, deadline, .. } = context;
     wait_for(database, catalog, targets, wait, deadline).await?;
+    see_committed(database, targets, context.transaction.is_some(), deadline).await?;
     let (ends, documents) = settle(database, targets, pinned, wait, deadline).await?;
     let mut cut = Cut::new();
     for target in targets.iter().filter(|target| target.used.as_of.is_none()) {
@@ -184,9 +186,12 @@ async fn pin(database: &Database, targets: &[Target], pinned: &Cut, ends: &mut E
     Ok(())
 }
 
-fn find(database: &Database, catalog: &CatalogState, used: &TableUse) -> Result<Target> {
+/// Finds what a name stands for; where text is searched, a document table that SQL writes stands for what searches it.
+fn find(database: &Database, catalog: &CatalogState, used: &TableUse, search: bool) -> Result<Target> {
     let used = used.clone();
     if let Some(table) = catalog.find_table(&used.name) {
+        let beside = catalog.search_side(table.id).filter(|_| search && used.as_of.is_none() && used.changes.is_none());
+        let table = beside.unwrap_or(table);
         let view = database.views().get(table)?;
         let stream = Arc::clone(&view.stream);
         let table = Some(TargetTable { def: Arc::clone(table), generation: view.serving(), view });
@@ -254,14 +259,20 @@ async fn wait_for(database: &Database, catalog: &CatalogState, targets: &[Target
             target.visible_to(database, partition, end, deadline).await?;
         }
     }
-    see_committed(database, targets, deadline).await
+    Ok(())
 }
 
 /// Tables that SQL writes are read with everything that is committed: what anybody was answered before the statement came is in it,
-/// also after a restart.
-async fn see_committed(database: &Database, targets: &[Target], deadline: Instant) -> Result<()> {
-    let own =
-        |target: &&Target| target.table.is_some() && target.stream.id == StreamId::TABLES.value() && target.used.as_of.is_none();
+/// also after a restart. So are the documents that a transaction searches, which changes are computed from.
+async fn see_committed(database: &Database, targets: &[Target], in_transaction: bool, deadline: Instant) -> Result<()> {
+    let own = |target: &&Target| {
+        let is_own = target.table.as_ref().is_some_and(|table| match table.def.source {
+            Source::Own => true,
+            Source::Documents { .. } => in_transaction,
+            _ => false,
+        });
+        is_own && target.used.as_of.is_none()
+    };
     let mut end = None;
     for target in targets.iter().filter(own) {
         let end = match end {
@@ -422,11 +433,16 @@ fn provider(
     }
     Ok(match &def.kind {
         TableKind::Row(_) => {
-            let provider = RowProvider::new(name, columns, rows).known(database.catalog().statistics(def.id));
-            Arc::new(SourceTable(match transaction {
+            let catalog = database.catalog();
+            let provider = RowProvider::new(name, columns, rows).known(catalog.statistics(def.id));
+            let provider: Arc<dyn TableProvider> = Arc::new(SourceTable(match transaction {
                 Some(transaction) if matches!(def.source, Source::Own) => provider.within(def.id, transaction),
                 _ => provider,
-            }))
+            }));
+            match catalog.search_side(def.id).map(|beside| &beside.kind) {
+                Some(TableKind::Document(mapping)) => written::provider(name, provider, mapping)?,
+                _ => provider,
+            }
         }
         TableKind::Document(mapping) => Arc::new(SourceTable(DocumentProvider::new(name, mapping.clone(), documents, score))),
         TableKind::Series(options) => {

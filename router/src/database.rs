@@ -25,7 +25,7 @@ use crate::answer::{Rows, SqlAnswer, ViewInfo};
 use crate::append::finishing::Finishing;
 use crate::append::tracking::Tracking;
 use crate::catalog::materializer::{Catalog, encode};
-use crate::catalog::{CatalogRecord, CatalogState, TableKind};
+use crate::catalog::{CatalogRecord, CatalogState, Source, TableKind};
 use crate::cursors::CursorStore;
 use crate::cut;
 use crate::error::{Error, Result, sqlstate};
@@ -240,7 +240,7 @@ impl Database {
         }
         self.settle_cursors().await;
         for table in catalog.all_tables() {
-            if table.is_hidden() {
+            if matches!(table.source, Source::Keys { .. }) {
                 self.tracking().start_with(table.stream().value());
             }
             let Some(stream) = catalog.stream_by_id(table.stream()) else { continue };
@@ -440,6 +440,7 @@ impl Database {
         let mut tables = Vec::new();
         for (stream, _, _) in cut.ends() {
             let id = catalog.stream(stream)?.id;
+            // The search side shows what it has later: nobody waits for it who does not search.
             let views = catalog.tables().filter(|table| table.stream().value() == id);
             tables.extend(views.map(|table| TableUse {
                 internal: table.name.clone(),
@@ -448,7 +449,7 @@ impl Database {
             }));
         }
         let context = Context { params: &[], wait: cut, deadline, transaction: None, numbers: None };
-        cut::choose(self, &Uses { tables, score: false }, context).await.map(drop).map_err(|error| self.named(error))
+        cut::choose(self, &Uses { tables, ..Uses::default() }, context).await.map(drop).map_err(|error| self.named(error))
     }
 
     /// Runs a search request against a document table: the answer's JSON, and the state it sees.
@@ -474,7 +475,8 @@ impl Database {
             };
             return Err(Error::new(sqlstate::WRONG_OBJECT_TYPE, ErrorKind::Invalid, message).hint(hint));
         }
-        let def = Arc::clone(catalog.table(table)?);
+        let def = catalog.table(table)?;
+        let def = Arc::clone(catalog.search_side(def.id).unwrap_or(def));
         if !matches!(def.kind, TableKind::Document(_)) {
             let message = format!("table \"{table}\" is a {} table, search needs a document table", def.kind.name());
             return Err(Error::new(sqlstate::WRONG_OBJECT_TYPE, ErrorKind::Invalid, message)
@@ -482,8 +484,10 @@ impl Database {
         }
         let request: docstore::SearchRequest = serde_json::from_value(request)
             .map_err(|error| Error::invalid(format!("search request: {error}")).hint("see the HTTP reference, search request"))?;
-        let uses =
-            Uses { tables: vec![TableUse { internal: table.into(), name: table.into(), ..TableUse::default() }], score: false };
+        let uses = Uses {
+            tables: vec![TableUse { internal: def.name.clone(), name: def.name.clone(), ..TableUse::default() }],
+            ..Uses::default()
+        };
         let context = Context { params: &[], wait, deadline, transaction: None, numbers: None };
         let chosen = cut::choose(self, &uses, context).await.map_err(|error| self.named(error))?;
         let generation = Arc::clone(&chosen.generations[0]);

@@ -32,6 +32,7 @@ use crate::sql::ddl::{CreateTable, Ddl, Options};
 use crate::units::{SPAN_HINT, parse_span};
 use crate::view::rebuild;
 use crate::view::running::View;
+use crate::view::written;
 use crate::{dml, show};
 
 /// Bytes of a name.
@@ -103,7 +104,7 @@ async fn create_table(database: &Database, table: CreateTable, context: Context<
         None => Arc::clone(catalog.stream("_tables")?),
     };
     let (mut options, mut history) = (table.options, None);
-    let mut sequences = Vec::new();
+    let (mut sequences, mut search) = (Vec::new(), None);
     let kind = match table.kind.as_str() {
         "row" => {
             history = history::of_new(std::mem::take(&mut options))?;
@@ -124,13 +125,20 @@ async fn create_table(database: &Database, table: CreateTable, context: Context<
             sequences = sequence::of_columns(&catalog, own, &mut schema, &table.sequences)?;
             TableKind::Row(schema)
         }
-        "document" if table.stream.is_none() => {
-            return Err(Error::unsupported("document tables without a stream are not supported yet").hint("add FROM STREAM name"));
-        }
         "document" if table.schema.is_some() => {
             return Err(
                 Error::invalid("a document table has no column list").hint("name paths in WITH (search = '...', facets = '...')")
             );
+        }
+        "document" if table.stream.is_none() => {
+            let mapping = mapping(&mut options)?;
+            if !mapping.key.is_empty() {
+                return Err(Error::invalid("key says where the id of a record's document is, and this table has no stream")
+                    .hint("leave it out: documents are written with their ids"));
+            }
+            history = history::of_new(options)?;
+            search = Some(mapping);
+            TableKind::Row(written::schema())
         }
         "document" => TableKind::Document(mapping(&mut options).and_then(|mapping| {
             options.finish(&["key", "search", "facets"])?;
@@ -168,8 +176,33 @@ async fn create_table(database: &Database, table: CreateTable, context: Context<
         dml::check_expressions(database, &def.name, schema)?;
     }
     let _gate = database.gate().write().await;
-    let (_, position) = define_table(database, def, sequences, &stream).await?;
+    let beside = search.map(|mapping| search_side(&def, mapping));
+    if let Some(beside) = &beside {
+        database.views().open(beside, &stream).await.inspect_err(|_| discard(database, beside))?;
+        sequences.push(CatalogRecord::TableCreated(Box::new(beside.clone())));
+    }
+    let defined = define_table(database, def, sequences, &stream).await;
+    let (_, position) = defined.inspect_err(|_| beside.iter().for_each(|beside| discard(database, beside)))?;
     Ok(done("CREATE TABLE", Some(position)))
+}
+
+/// What searches the documents of a table that SQL writes.
+fn search_side(def: &TableDef, mapping: Mapping) -> TableDef {
+    let (id, name) = (def.id + 1, search_name(&def.name));
+    let (source, kind) = (Source::Documents { table: def.id }, TableKind::Document(mapping));
+    TableDef { id, name, source, kind, generation: 1, building: None, newest: 1, history: None }
+}
+
+/// The name of what searches a table, which nobody can give to anything.
+fn search_name(table: &str) -> String {
+    format!("{table}/search")
+}
+
+/// Removes the files of a table that was not created.
+fn discard(database: &Database, def: &TableDef) {
+    if let Err(error) = database.views().discard(def.id) {
+        tracing::warn!(table = def.name, %error, "the files of a table that was not created stay until the next start");
+    }
 }
 
 /// Opens a table and records it. In this order: a SELECT that does not plan or a mapping that does not fit leaves nothing behind.
@@ -187,10 +220,8 @@ async fn define_table(
         }
         Err(error) => Err(error),
     };
-    if recorded.is_err()
-        && let Err(error) = database.views().discard(def.id)
-    {
-        tracing::warn!(table = def.name, %error, "the files of a table that was not created stay until the next start");
+    if recorded.is_err() {
+        discard(database, &def);
     }
     recorded
 }
@@ -321,8 +352,10 @@ async fn drop_table(database: &Database, name: &str, if_exists: bool, cascade: b
     }
     query::drop_dependents(database, "table", name, cascade).await?;
     let _gate = database.gate().write().await;
-    let position = database.record(&CatalogRecord::TableDropped { id: def.id }).await?;
-    retire(database, def.id);
+    let ids: Vec<u32> = catalog.search_side(def.id).map(|beside| beside.id).into_iter().chain([def.id]).collect();
+    let records: Vec<CatalogRecord> = ids.iter().map(|id| CatalogRecord::TableDropped { id: *id }).collect();
+    let position = database.record_all(&records).await?;
+    ids.into_iter().for_each(|id| retire(database, id));
     Ok(done("DROP TABLE", Some(position)))
 }
 

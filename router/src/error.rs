@@ -27,6 +27,7 @@ pub struct Error {
 /// SQLSTATE codes that are used here, with PostgreSQL's names.
 pub mod sqlstate {
     #![allow(missing_docs, reason = "the names are PostgreSQL's")]
+    pub const NO_DATA: &str = "02000";
     pub const FEATURE_NOT_SUPPORTED: &str = "0A000";
     pub const INVALID_TEXT_REPRESENTATION: &str = "22P02";
     pub const STRING_DATA_RIGHT_TRUNCATION: &str = "22001";

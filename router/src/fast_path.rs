@@ -112,7 +112,7 @@ async fn run(database: &Database, read: PointRead, context: Context<'_>) -> Resu
     let TableKind::Row(schema) = &read.table.kind else { return Err(Error::internal("a point read is of a row table")) };
     let name = &read.table.name;
     let uses =
-        Uses { tables: vec![TableUse { internal: name.clone(), name: name.clone(), ..TableUse::default() }], score: false };
+        Uses { tables: vec![TableUse { internal: name.clone(), name: name.clone(), ..TableUse::default() }], ..Uses::default() };
     let chosen = cut::choose(database, &uses, context).await?;
     let generation = Arc::clone(&chosen.generations[0]);
     let stream = &database.views().get(&read.table)?.stream.name;

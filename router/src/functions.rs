@@ -2,6 +2,8 @@
 //!
 //! Registered once, in [`crate::session`]. JSON operators come from `datafusion-functions-json`.
 
+pub mod json_update;
+
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, IntervalUnit, TimeUnit};
@@ -35,6 +37,9 @@ pub fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
     registry.register_udf(Arc::new(ScalarUDF::new_from_impl(Order::default())))?;
     registry.register_udf(Arc::new(ScalarUDF::new_from_impl(TimeBucket::new())))?;
     registry.register_udf(Arc::new(ScalarUDF::new_from_impl(Contains::new())))?;
+    for function in json_update::all() {
+        registry.register_udf(Arc::new(function))?;
+    }
     registry.register_udaf(Arc::new(AggregateUDF::new_from_impl(AtEnd::new("first"))))?;
     registry.register_udaf(Arc::new(AggregateUDF::new_from_impl(AtEnd::new("last"))))?;
     Ok(())

@@ -60,14 +60,14 @@ pub fn tables(database: &Database) -> Result<SqlAnswer> {
     let catalog = database.catalog();
     let tables: Vec<_> = catalog.tables().collect();
     let source = |source: &Source| match source {
-        Source::Own => None,
+        Source::Own | Source::Documents { .. } => None,
         Source::Stream { stream, .. } | Source::Keys { stream } => {
             catalog.stream_by_id(logcore::StreamId::new(*stream)).map(|stream| stream.name.clone())
         }
     };
     answer(vec![
         ("name", text(tables.iter().map(|table| Some(table.name.clone())))),
-        ("kind", text(tables.iter().map(|table| Some(table.kind.name().to_owned())))),
+        ("kind", text(tables.iter().map(|table| Some(catalog.kind_of(table).to_owned())))),
         ("stream", text(tables.iter().map(|table| source(&table.source)))),
     ])
 }

@@ -7,7 +7,7 @@ use logcore::partition::Health;
 use logcore::{PartitionRef, StreamId};
 
 use crate::answer::{DeadLetterInfo, PartitionInfo, RamInfo, RebuildInfo, StreamInfo, StreamTotals, ViewInfo, ViewPartitionInfo};
-use crate::catalog::{CatalogState, StreamDef, TableDef};
+use crate::catalog::{CatalogState, Source, StreamDef, TableDef};
 use crate::database::Database;
 use crate::error::{Error, Result, name_partitions};
 use crate::units::show_span;
@@ -65,7 +65,7 @@ impl Database {
     #[must_use]
     pub fn view_infos(&self) -> Vec<ViewInfo> {
         let catalog = self.catalog();
-        let infos = catalog.all_tables().map(|table| (table.is_hidden(), self.view_info(table)));
+        let infos = catalog.all_tables().map(|table| (matches!(table.source, Source::Keys { .. }), self.view_info(table)));
         infos.filter(|(hidden, info)| !hidden || info.state != "running").map(|(_, info)| info).collect()
     }
 

@@ -83,6 +83,20 @@ fn put_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(&[0, 1]);
 }
 
+/// The text that is the whole of a key; `None` when it is something else.
+#[must_use]
+pub fn text_of_part(part: &[u8]) -> Option<String> {
+    let mut bytes = Vec::with_capacity(part.len());
+    let mut rest = part.strip_suffix(&[0, 1])?.iter();
+    while let Some(byte) = rest.next() {
+        if *byte == 0 && rest.next() != Some(&0xff) {
+            return None;
+        }
+        bytes.push(*byte);
+    }
+    String::from_utf8(bytes).ok()
+}
+
 /// The smallest key above every key that begins with `prefix`; `None` when there is none.
 #[must_use]
 pub fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
@@ -104,6 +118,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_text_is_read_back(text in "[\0\u{1}a\u{ff}\u{10ffff}]{0,12}") {
+            prop_assert_eq!(text_of_part(&key(Value::Text(text.clone()))), Some(text));
+        }
+
         #[test]
         fn integers_keep_their_order(a: i64, b: i64) {
             prop_assert_eq!(key(Value::Int(a)).cmp(&key(Value::Int(b))), a.cmp(&b));

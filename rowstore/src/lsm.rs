@@ -222,6 +222,12 @@ impl Tree {
         self.shared.tree.get(key, BASE + cut.value()).map_err(self.error("reading"))
     }
 
+    /// As [`Self::get`], with the offset of the record that wrote it; in a vacuumed tree it may be that of a later one.
+    pub fn get_version(&self, key: &[u8], cut: Offset) -> Result<Option<(Offset, lsm_tree::Slice)>> {
+        let entry = self.shared.tree.get_internal_entry(key, BASE + cut.value()).map_err(self.error("reading"))?;
+        Ok(entry.map(|entry| (Offset::new(entry.key.seqno.saturating_sub(BASE)), entry.value)))
+    }
+
     /// Keys and rows in `from..until` in key order, as the records below `cut` left them. A stable snapshot.
     pub fn range<'t>(
         &'t self,

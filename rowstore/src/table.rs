@@ -85,6 +85,15 @@ impl RowTable {
         Ok(self.tree.get(&full, cut)?.map(|row| row.to_vec()))
     }
 
+    /// As [`Self::get`], with the offset of the record that wrote the row; after a vacuum it may be that of a later one.
+    ///
+    /// # Errors
+    /// When the files can't be read.
+    pub fn get_version(&self, key: &[u8], cut: Offset) -> Result<Option<(Offset, Vec<u8>)>> {
+        let full = [&[ROW_PREFIX], key].concat();
+        Ok(self.tree.get_version(&full, cut)?.map(|(offset, row)| (offset, row.to_vec())))
+    }
+
     /// All rows with their encoded primary keys, in key order, as the records below `cut` left them.
     pub fn all(&self, cut: Offset) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>)>> + '_ {
         let until = after_prefix(&[ROW_PREFIX]).expect("the prefix is not 0xff");

@@ -208,6 +208,14 @@ impl Server {
         Some(Reply { status: response.status().as_u16(), body })
     }
 
+    /// Sends a PATCH request on a version.
+    #[must_use]
+    pub fn patch(&self, path: &str, content_type: &str, if_match: Option<&str>, body: &str) -> Reply {
+        let request = self.agent.patch(format!("{}{path}", self.url)).header("content-type", content_type);
+        let request = if_match.into_iter().fold(request, |request, version| request.header("if-match", version));
+        reply(request.send(body))
+    }
+
     /// Sends a DELETE request.
     #[must_use]
     pub fn delete(&self, path: &str) -> Reply {

@@ -62,6 +62,11 @@ pub enum Source {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         select: Option<String>,
     },
+    /// The documents that SQL wrote into a row table, searchable: made by the database beside each document table that is written.
+    Documents {
+        /// The row table's id.
+        table: u32,
+    },
     /// The last offset of every key of a stream; made by the database for appends that expect one.
     Keys {
         /// The stream's id.
@@ -130,7 +135,7 @@ impl TableDef {
     #[must_use]
     pub fn stream(&self) -> StreamId {
         match &self.source {
-            Source::Own => StreamId::TABLES,
+            Source::Own | Source::Documents { .. } => StreamId::TABLES,
             Source::Stream { stream, .. } | Source::Keys { stream } => StreamId::new(*stream),
         }
     }
@@ -138,7 +143,7 @@ impl TableDef {
     /// Whether nobody asked for it by name: the database made it for itself.
     #[must_use]
     pub fn is_hidden(&self) -> bool {
-        matches!(self.source, Source::Keys { .. })
+        matches!(self.source, Source::Keys { .. } | Source::Documents { .. })
     }
 }
 
@@ -299,7 +304,19 @@ impl CatalogState {
     /// The key view of a stream, if it has one.
     #[must_use]
     pub fn key_view(&self, stream: StreamId) -> Option<&Arc<TableDef>> {
-        self.tables.values().find(|def| def.is_hidden() && def.stream() == stream)
+        self.tables.values().find(|def| matches!(def.source, Source::Keys { stream: of } if of == stream.value()))
+    }
+
+    /// What searches the documents of a table that SQL writes; none: it is another table.
+    #[must_use]
+    pub fn search_side(&self, table: u32) -> Option<&Arc<TableDef>> {
+        self.tables.values().find(|def| matches!(def.source, Source::Documents { table: of } if of == table))
+    }
+
+    /// What a table is to its users: a document table that SQL writes is kept as rows.
+    #[must_use]
+    pub fn kind_of(&self, table: &TableDef) -> &'static str {
+        if self.search_side(table.id).is_some() { "document" } else { table.kind.name() }
     }
 
     /// A stream by id.

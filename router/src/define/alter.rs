@@ -22,7 +22,7 @@ use datafusion::sql::sqlparser::ast::{
 use logcore::{ErrorKind, Offset};
 use rowstore::{Column, Constraint, IndexColumn, RowTable, Rule, ScanRequest, TableSchema, Value};
 
-use super::{check_name, done, history, query};
+use super::{check_name, done, history, query, search_name};
 use crate::answer::SqlAnswer;
 use crate::append::blocking;
 use crate::catalog::{CatalogRecord, Source, TableDef, TableKind};
@@ -78,9 +78,15 @@ pub async fn execute(database: &Database, statement: AlterTable, context: Contex
 
 async fn rename(database: &Database, def: &TableDef, new: &str) -> Result<SqlAnswer> {
     check_name(&database.catalog(), new)?;
-    let position = database.record(&CatalogRecord::TableRenamed { id: def.id, name: new.to_owned() }).await?;
-    if let Ok(view) = database.views().get(def) {
-        view.rename(new);
+    let catalog = database.catalog();
+    let beside = catalog.search_side(def.id).map(|beside| (&**beside, search_name(new)));
+    let renamed: Vec<(&TableDef, String)> = beside.into_iter().chain([(def, new.to_owned())]).collect();
+    let record = |(def, name): &(&TableDef, String)| CatalogRecord::TableRenamed { id: def.id, name: name.clone() };
+    let position = database.record_all(&renamed.iter().map(record).collect::<Vec<_>>()).await?;
+    for (def, name) in renamed {
+        if let Ok(view) = database.views().get(def) {
+            view.rename(&name);
+        }
     }
     Ok(done(TAG, Some(position)))
 }
@@ -109,6 +115,12 @@ async fn alter_columns(
             "CREATE TABLE a second view with the columns wanted, DROP TABLE this one, and ALTER TABLE ... RENAME TO its name",
         ));
     };
+    if database.catalog().search_side(def.id).is_some() {
+        let message = format!("table \"{}\" is a document table: its columns are _id and doc", def.name);
+        return Err(
+            Error::new(sqlstate::WRONG_OBJECT_TYPE, ErrorKind::Invalid, message).hint("put new members into the documents")
+        );
+    }
     let view = database.views().get(def)?;
     let locked = tokio::time::timeout_at(context.deadline.into(), database.gate().write()).await;
     let _alone = locked.map_err(|_| {

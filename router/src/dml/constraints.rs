@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use datafusion::arrow::array::{AsArray, RecordBatch};
 use datafusion::common::DFSchema;
+use docstore::mapping::ID_BYTES_MAX;
 use logcore::ErrorKind;
 use rowstore::key::encode_key;
 use rowstore::value::build_column;
@@ -59,12 +60,32 @@ impl Writer {
             }
             let new: Vec<&Row> = changes.iter().filter_map(|change| change.new.as_ref()).collect();
             check_rows(&self.database, &target, &new)?;
+            self.check_documents(&target, &new)?;
             self.see_related(&target).await?;
             let writer = self.clone();
             let is_small = changes.len() <= LOOKUP_ROWS_MAX;
             let stage = move || writer.stage(&target, &changes);
             let follows = if is_small { lookup(stage).await } else { blocking(stage).await };
             work.extend(follows?);
+        }
+        Ok(())
+    }
+
+    /// A document is a JSON object, and its id is short enough for whatever searches it.
+    fn check_documents(&self, target: &Target, rows: &[&Row]) -> Result<()> {
+        if self.catalog.search_side(target.def.id).is_none() {
+            return Ok(());
+        }
+        for row in rows {
+            let [Value::Text(id), Value::Text(doc)] = &row.values[..] else { continue };
+            let what = match (doc.trim_start().starts_with('{'), id.len()) {
+                (false, _) => "its document is not a JSON object".to_owned(),
+                (true, bytes) if bytes > ID_BYTES_MAX => format!("its id has {bytes} bytes, the limit is {ID_BYTES_MAX}"),
+                (true, _) => continue,
+            };
+            let id: String = id.chars().take(64).collect();
+            let message = format!("document \"{id}\" of table \"{}\": {what}", target.def.name);
+            return Err(Error::new(sqlstate::CHECK_VIOLATION, ErrorKind::Invalid, message));
         }
         Ok(())
     }

@@ -28,7 +28,7 @@ use crate::txn::Key;
 /// When the table can't be read.
 pub(super) async fn pin(writer: &Writer, target: &Target, context: Context<'_>) -> Result<()> {
     let name = target.def.name.clone();
-    let uses = Uses { tables: vec![TableUse { internal: name.clone(), name, ..TableUse::default() }], score: false };
+    let uses = Uses { tables: vec![TableUse { internal: name.clone(), name, ..TableUse::default() }], ..Uses::default() };
     let chosen = cut::choose(&writer.database, &uses, context).await?;
     writer.transaction.pin(&chosen.cut);
     Ok(())

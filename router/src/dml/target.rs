@@ -146,6 +146,15 @@ impl Rows<'_> {
         row.map(|row| self.decode(key, &row)).transpose()
     }
 
+    /// The row under a primary key as the table has it, with the offset of the record that wrote it.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub fn version(&self, key: &[u8]) -> Result<Option<(Offset, Row)>> {
+        let found = self.store.get_version(key, self.snapshot)?;
+        found.map(|(offset, row)| Ok((offset, self.decode(key, &row)?))).transpose()
+    }
+
     /// The rows whose entries of an index begin with `prefix`, at most `max`.
     ///
     /// # Errors

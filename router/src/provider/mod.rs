@@ -11,3 +11,4 @@ pub mod scan;
 pub mod series;
 pub mod stream;
 pub mod system;
+pub mod written;

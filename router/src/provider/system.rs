@@ -82,7 +82,8 @@ impl SystemSchema {
             query: None,
         });
         let tables = self.catalog.tables().map(|table| {
-            let (mut columns, key, defaults) = match &table.kind {
+            let kind = self.catalog.search_side(table.id).map_or(&table.kind, |beside| &beside.kind);
+            let (mut columns, key, defaults) = match kind {
                 TableKind::Row(schema) => (fields(&schema.arrow()), schema.primary_key.clone(), Some(schema)),
                 TableKind::Series(series) => (fields(&series.columns.arrow()), vec![], None),
                 TableKind::Document(mapping) => (fields(&DocumentSnapshot::schema(mapping)), vec![], None),

@@ -66,6 +66,8 @@ pub struct Uses {
     pub tables: Vec<TableUse>,
     /// Whether `score()` occurs.
     pub score: bool,
+    /// Whether text is searched: document tables that SQL writes are then read as documents.
+    pub search: bool,
 }
 
 /// Rewrites `statement` in place.
@@ -201,11 +203,14 @@ impl VisitorMut for Rewriter<'_> {
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
         cast::rewrite(expr);
         if is_call(expr, "score") {
-            self.uses.score = true;
+            (self.uses.score, self.uses.search) = (true, true);
             *expr = Expr::Identifier(Ident::new(SCORE_COLUMN));
+        } else if is_call(expr, "contains") {
+            self.uses.search = true;
         } else if is_call(expr, "match")
             && let Expr::Function(function) = expr
         {
+            self.uses.search = true;
             function.name = ObjectName::from(Ident::new("contains"));
             if let FunctionArguments::List(list) = &mut function.args
                 && let Some(FunctionArg::Unnamed(first)) = list.args.first_mut()

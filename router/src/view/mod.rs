@@ -1,6 +1,6 @@
 //! Views: what the records of a stream become in each store, and the running generations of every table.
 //!
-//! [`mapping`] reads JSON fields by the columns' names, [`select`] evaluates an `AS SELECT`, [`document`] takes whole documents,
+//! [`mapping`] reads JSON fields by the columns' names, [`select`] evaluates an `AS SELECT`, [`document`] takes whole documents, [`written`] those that SQL wrote,
 //! [`keys`] the keys; [`index_keys`] computes what indexes have of a row.
 //! [`running`] opens the stores and attaches them to the driver; [`rebuild`] swaps generations.
 
@@ -13,3 +13,4 @@ pub mod rebuild;
 pub mod running;
 pub mod select;
 pub mod vacuum;
+pub mod written;

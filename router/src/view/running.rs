@@ -24,6 +24,7 @@ use super::index_keys;
 use super::keys::KeyProjection;
 use super::mapping::FieldMapping;
 use super::select::{SelectDocuments, SelectProjection};
+use super::written::WrittenDocuments;
 use crate::catalog::{CatalogState, Source, StreamDef, TableDef, TableKind};
 use crate::error::{Error, Result};
 
@@ -311,9 +312,10 @@ impl Views {
             }
             TableKind::Document(mapping) => {
                 let key = Some(mapping.key.clone()).filter(|key| !key.is_empty());
-                let projection: docstore::DocumentProjection = match select {
-                    Some(select) => Box::new(SelectDocuments { select, key }),
-                    None => {
+                let projection: docstore::DocumentProjection = match (&table.source, select) {
+                    (Source::Documents { table }, _) => Box::new(WrittenDocuments::new(*table)),
+                    (_, Some(select)) => Box::new(SelectDocuments { select, key }),
+                    (_, None) => {
                         let key = key.as_deref().map(docstore::mapping::split_path);
                         Box::new(WholeDocuments { key, partition })
                     }
@@ -410,7 +412,7 @@ fn row_projection(
 ) -> Box<dyn Projection<Vec<RowChange>>> {
     match (&table.source, select) {
         (Source::Own, _) => Box::new(MutationProjection { table: table.id }),
-        (Source::Keys { .. }, _) => Box::<KeyProjection>::default(),
+        (Source::Keys { .. } | Source::Documents { .. }, _) => Box::<KeyProjection>::default(),
         (Source::Stream { .. }, Some(select)) => Box::new(select),
         (Source::Stream { .. }, None) => Box::new(FieldMapping::new(Arc::clone(schema))),
     }

@@ -9,6 +9,7 @@ pub mod body;
 pub mod changes;
 pub mod console;
 pub mod cursors;
+pub mod documents;
 pub mod error;
 pub mod ingest;
 pub mod json;
@@ -32,7 +33,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, delete, get, post, put};
+use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use bytes::Bytes;
 use futures::FutureExt;
 use router::{Cut, Database};
@@ -84,6 +85,9 @@ pub struct App {
 /// The path of one cursor.
 const CURSOR: &str = "/v1/cursors/{name}/{stream}/{partition}";
 
+/// The path of one document.
+const DOCUMENT: &str = "/v1/documents/{table}/{id}";
+
 /// A method of a path.
 pub struct Route {
     /// The method.
@@ -111,6 +115,10 @@ pub fn routes() -> Vec<Route> {
         get_(CURSOR, get(cursors::show)),
         Route { method: Method::PUT, path: CURSOR, handler: put(cursors::commit) },
         Route { method: Method::DELETE, path: CURSOR, handler: delete(cursors::delete) },
+        get_(DOCUMENT, get(documents::show)),
+        Route { method: Method::PUT, path: DOCUMENT, handler: put(documents::put) },
+        Route { method: Method::PATCH, path: DOCUMENT, handler: patch(documents::patch) },
+        Route { method: Method::DELETE, path: DOCUMENT, handler: delete(documents::delete) },
         post_("/v1/search/{table}", post(search::run)),
         get_("/v1/views", get(views::list)),
         get_("/v1/views/{view}", get(views::show)),

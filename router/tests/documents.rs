@@ -1,0 +1,255 @@
+//! Document tables that SQL and HTTP write: rows of an id and a document, and the search beside them, which never drifts.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::Fixture;
+use router::{Cut, DocumentPatch, Expect};
+use serde_json::{Value, json};
+
+fn books() -> Fixture {
+    let fixture = Fixture::new();
+    fixture.run("CREATE TABLE books USING document WITH (search = 'title:english, body', facets = 'lang, author.name')");
+    fixture
+}
+
+fn deadline() -> Instant {
+    Instant::now() + Duration::from_secs(30)
+}
+
+/// The ids that a search request finds, at least as of a position.
+fn found(fixture: &Fixture, query: Value, wait: &str) -> Vec<String> {
+    let wait: Cut = wait.parse().unwrap();
+    let answer =
+        fixture.runtime.block_on(fixture.database.search("books", json!({"query": query, "size": 100}), &wait, deadline()));
+    let answer: Value = serde_json::from_str(answer.unwrap().0.get()).unwrap();
+    let mut ids: Vec<String> =
+        answer["hits"].as_array().unwrap().iter().map(|hit| hit["_id"].as_str().unwrap().to_owned()).collect();
+    ids.sort();
+    ids
+}
+
+#[test]
+fn what_sql_writes_is_read_as_rows_and_found_by_search() {
+    let fixture = books();
+    fixture.run(
+        r#"INSERT INTO books (_id, doc) VALUES
+            ('a', '{"title": "Running databases", "body": "torn write", "lang": "en", "author": {"name": "Ann"}, "n": 1}'),
+            ('b', '{"title": "Logs", "body": "a log is a database", "lang": "en", "author": {"name": "Bob"}, "n": 2}'),
+            ('c', '{"title": "Protokolle", "body": "nichts", "lang": "de", "n": 3}')"#,
+    );
+    // At once, without any wait: rows are never behind.
+    assert_eq!(fixture.rows("SELECT _id, title, lang FROM books WHERE _id = 'b'"), [json!(["b", "Logs", "en"])]);
+    assert_eq!(fixture.rows("SELECT _id FROM books WHERE lang = 'en' ORDER BY 1"), [json!(["a"]), json!(["b"])]);
+    assert_eq!(fixture.rows(r#"SELECT _id FROM books WHERE "author.name" = 'Bob'"#), [json!(["b"])]);
+    assert_eq!(fixture.rows("SELECT doc->'author'->>'name' FROM books WHERE _id = 'a'"), [json!(["Ann"])]);
+    let (_, position) =
+        fixture.run("UPDATE books SET doc = json_set(doc, '$.body', 'torn log', '$.tags', '[1]'::json) WHERE _id = 'a'");
+    let search = |sql: &str| fixture.rows_with(sql, vec![], &position).unwrap();
+    assert_eq!(search("SELECT _id FROM books WHERE CONTAINS(title, 'run')"), [json!(["a"])]);
+    assert_eq!(search("SELECT _id FROM books WHERE MATCH(*, 'log') AND lang = 'en' ORDER BY 1"), [json!(["a"]), json!(["b"])]);
+    assert_eq!(search("SELECT doc->'tags' FROM books WHERE CONTAINS(body, 'torn')"), [json!(["[1]"])]);
+    assert_eq!(found(&fixture, json!({"match": {"body": "write"}}), &position), [] as [String; 0]);
+    // With rows of another table, at one cut.
+    fixture.run("CREATE TABLE prices (book TEXT PRIMARY KEY, cents BIGINT)");
+    let (_, position) = fixture.run("INSERT INTO prices VALUES ('a', 100), ('b', 200)");
+    let sql = "SELECT b._id, p.cents FROM books b JOIN prices p ON p.book = b._id WHERE CONTAINS(b.body, 'log') ORDER BY score() DESC, 1";
+    assert_eq!(fixture.rows_with(sql, vec![], &position).unwrap().len(), 2);
+    let (_, position) = fixture.run("DELETE FROM books WHERE lang = 'de'");
+    assert_eq!(fixture.rows("SELECT count(*) FROM books"), [json!([2])]);
+    assert_eq!(found(&fixture, json!({"match_all": {}}), &position), ["a", "b"]);
+    // The past of the rows, and the names in the catalog.
+    assert_eq!(fixture.rows("SELECT body FROM books FOR SYSTEM_TIME AS OF OFFSET 2 WHERE _id = 'a'"), [json!(["torn write"])]);
+    assert_eq!(
+        fixture.rows("SELECT column_name FROM information_schema.columns WHERE table_name = 'books' ORDER BY ordinal_position"),
+        ["_id", "doc", "title", "body", "lang", "author.name"].map(|name| json!([name]))
+    );
+    let shown: Vec<Value> =
+        fixture.rows("SHOW TABLES").into_iter().filter(|row| row[0].as_str().unwrap().starts_with("books")).collect();
+    assert_eq!(shown, [json!(["books", "document", null])]);
+}
+
+#[test]
+fn documents_are_put_patched_and_deleted_by_id_on_the_version_that_is_expected() {
+    let fixture = books();
+    let runtime = &fixture.runtime;
+    let put = |id: &str, json: &str, expect| {
+        let database = fixture.database.clone();
+        let (id, json) = (id.to_owned(), json.to_owned());
+        fixture.runtime.block_on(async move { database.put_document("books", &id, json, expect, deadline()).await })
+    };
+    let read = |id: &str| {
+        let (database, id) = (fixture.database.clone(), id.to_owned());
+        fixture.runtime.block_on(async move { database.document("books", &id, &Cut::new(), deadline()).await })
+    };
+    let text = |id: &str| String::from_utf8(read(id).unwrap().0.json).unwrap();
+    let first = put("x/1 ä", r#"{ "title":"T",  "n":1 }"#, None).unwrap();
+    assert!(!first.existed);
+    assert_eq!(text("x/1 ä"), r#"{ "title":"T",  "n":1 }"#, "byte for byte");
+    assert_eq!(read("x/1 ä").unwrap().0.version, first.version);
+    let version = first.version.unwrap();
+    assert_eq!(put("x/1 ä", "{}", Some(Expect::NoRecord)).unwrap_err().code(), "40001");
+    assert_eq!(put("x/1 ä", "{}", Some(Expect::Last(version + 1))).unwrap_err().code(), "40001");
+    let second = put("x/1 ä", r#"{"n":[1,2]}"#, Some(Expect::Last(version))).unwrap();
+    assert!(second.existed && second.version > first.version);
+    assert_eq!(put("x/1 ä", "{}", Some(Expect::Last(version))).unwrap_err().code(), "40001");
+    assert_eq!(put("new", "{}", Some(Expect::Last(version))).unwrap_err().code(), "40001");
+    let patch = |patch: DocumentPatch| {
+        let database = fixture.database.clone();
+        fixture.runtime.block_on(async move { database.patch_document("books", "x/1 ä", patch, None, deadline()).await })
+    };
+    patch(DocumentPatch::Merge(json!({"title": "new", "n": null}))).unwrap();
+    assert_eq!(text("x/1 ä"), r#"{"title":"new"}"#);
+    let operations = json!([{"op": "test", "path": "/title", "value": "new"}, {"op": "add", "path": "/l", "value": [1]}]);
+    patch(DocumentPatch::operations(operations).unwrap()).unwrap();
+    assert_eq!(text("x/1 ä"), r#"{"l":[1],"title":"new"}"#);
+    let failing = json!([{"op": "remove", "path": "/l"}, {"op": "test", "path": "/title", "value": "old"}]);
+    assert_eq!(patch(DocumentPatch::operations(failing).unwrap()).unwrap_err().code(), "22000");
+    assert_eq!(text("x/1 ä"), r#"{"l":[1],"title":"new"}"#, "all or none");
+    assert_eq!(patch(DocumentPatch::Merge(json!(5))).unwrap_err().code(), "23514");
+    assert!(DocumentPatch::operations(json!({"op": "remove"})).is_err());
+    assert_eq!(put("y", "[1]", None).unwrap_err().code(), "23514");
+    assert_eq!(put(&"k".repeat(9_000), "{}", None).unwrap_err().code(), "23514");
+    let database = &fixture.database;
+    let deleted = runtime.block_on(database.delete_document("books", "x/1 ä", None, deadline())).unwrap();
+    assert!(deleted.existed);
+    assert_eq!(read("x/1 ä").unwrap_err().code(), "02000");
+    assert_eq!(runtime.block_on(database.delete_document("books", "x/1 ä", None, deadline())).unwrap_err().code(), "02000");
+    assert_eq!(runtime.block_on(database.delete_document("none", "x", None, deadline())).unwrap_err().code(), "42P01");
+    fixture.run("CREATE TABLE r (id TEXT PRIMARY KEY); CREATE STREAM s; CREATE TABLE of_s USING document FROM STREAM s");
+    assert_eq!(runtime.block_on(database.delete_document("r", "x", None, deadline())).unwrap_err().code(), "42809");
+    assert_eq!(runtime.block_on(database.put_document("of_s", "x", "{}".into(), None, deadline())).unwrap_err().code(), "42809");
+}
+
+#[test]
+fn increments_from_many_sides_all_count() {
+    let fixture = books();
+    fixture.run(r#"INSERT INTO books (_id, doc) VALUES ('n', '{"by": {}}')"#);
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let fixture = &fixture;
+            scope.spawn(move || {
+                for n in 0..20 {
+                    match n % 2 {
+                        0 => drop(
+                            fixture.run(&format!("UPDATE books SET doc = json_inc(doc, '$.by.t{thread}', 1) WHERE _id = 'n'")),
+                        ),
+                        _ => {
+                            let operations = json!([{"op": "add", "path": format!("/p{thread}_{n}"), "value": n}]);
+                            let patch = DocumentPatch::operations(operations).unwrap();
+                            let patched = fixture.database.patch_document("books", "n", patch, None, deadline());
+                            fixture.runtime.block_on(patched).unwrap();
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let doc = fixture.rows("SELECT doc FROM books").remove(0)[0].clone();
+    let counts: Vec<i64> = (0..8).map(|thread| doc["by"][format!("t{thread}")].as_i64().unwrap()).collect();
+    assert_eq!(counts, [10; 8]);
+    assert_eq!(doc.as_object().unwrap().len(), 1 + 8 * 10);
+}
+
+/// The index, the rows and a rebuild of both say the same, after random upserts, deletes and restarts.
+#[test]
+fn the_search_beside_holds_exactly_the_documents_there_are() {
+    let mut fixture = books();
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut model: std::collections::BTreeMap<String, u64> = std::collections::BTreeMap::new();
+    let mut position = String::new();
+    for round in 0..6 {
+        for _ in 0..60 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let (id, word) = (format!("id{}", (state >> 33) % 40), (state >> 41) % 7);
+            if (state >> 50).is_multiple_of(4) {
+                position = fixture.run(&format!("DELETE FROM books WHERE _id = '{id}' OR _id = 'never'")).1;
+                model.remove(&id);
+            } else {
+                position = fixture
+                    .run(&format!(
+                        "INSERT INTO books (_id, doc) VALUES ('{id}', '{{\"body\": \"word{word}\"}}')
+                         ON CONFLICT (_id) DO UPDATE SET doc = excluded.doc"
+                    ))
+                    .1;
+                model.insert(id, word);
+            }
+        }
+        if position.is_empty() {
+            continue;
+        }
+        match round {
+            1 | 3 => fixture = fixture.reopen(round == 3),
+            2 => {
+                for view in ["books", "books/search"] {
+                    let generation =
+                        fixture.runtime.block_on(fixture.database.rebuild(view)).unwrap().rebuild.map_or(2, |r| r.generation);
+                    fixture.runtime.block_on(fixture.database.rebuilt(view, generation, deadline())).unwrap();
+                }
+            }
+            4 => drop(fixture.run("ALTER TABLE books RENAME TO tomes; ALTER TABLE tomes RENAME TO books")),
+            _ => {}
+        }
+        for word in 0..7 {
+            let expected: Vec<String> = model.iter().filter(|(_, of)| **of == word).map(|(id, _)| id.clone()).collect();
+            let query = json!({"match": {"body": format!("word{word}")}});
+            let last = fixture.database.stream("_tables").unwrap().partitions[0].status.committed.value() - 1;
+            assert_eq!(found(&fixture, query, &format!("_tables/0@{last}")), expected, "round {round}, word {word}");
+        }
+        assert_eq!(fixture.rows("SELECT count(*) FROM books"), [json!([model.len()])]);
+    }
+    fixture.run("DROP TABLE books");
+    assert_eq!(fixture.error("SELECT * FROM books").code(), "42P01");
+    assert_eq!(fixture.rows("SHOW VIEWS"), [] as [Value; 0]);
+    fixture.run("CREATE TABLE books USING document WITH (search = 'body')");
+    assert_eq!(fixture.rows("SELECT count(*) FROM books"), [json!([0])]);
+}
+
+#[test]
+fn transactions_constraints_and_bad_input() {
+    let fixture = books();
+    let session = fixture.database.sessions().open().unwrap();
+    let run = |sql: &str| fixture.within(&session, sql);
+    run("BEGIN").unwrap();
+    run(r#"INSERT INTO books (_id, doc) VALUES ('t', '{"lang": "x"}')"#).unwrap();
+    run("UPDATE books SET doc = json_append(doc, '$.tags', 'one') WHERE _id = 't'").unwrap();
+    assert_eq!(run("SELECT lang, doc->'tags' FROM books WHERE _id = 't'").unwrap(), [json!(["x", r#"["one"]"#])]);
+    assert_eq!(fixture.rows("SELECT count(*) FROM books"), [json!([0])]);
+    run("COMMIT").unwrap();
+    assert_eq!(fixture.rows("SELECT doc FROM books"), [json!([{"lang": "x", "tags": ["one"]}])]);
+    fixture.run("CREATE INDEX ON books ((doc->>'lang'))");
+    assert_eq!(fixture.rows("SELECT _id FROM books WHERE doc->>'lang' = 'x'"), [json!(["t"])]);
+    for (sql, code) in [
+        ("INSERT INTO books (_id, doc) VALUES ('t', '{}')", "23505"),
+        ("INSERT INTO books (_id, doc) VALUES ('u', '[1]')", "23514"),
+        ("INSERT INTO books (_id, doc) VALUES ('u', 'no json')", "22P02"),
+        ("INSERT INTO books (_id, doc) VALUES (NULL, '{}')", "23502"),
+        ("INSERT INTO books (_id, doc) VALUES ('u', NULL)", "23502"),
+        ("UPDATE books SET doc = json_set(doc, 'lang', 1)", "22023"),
+        ("UPDATE books SET doc = json_inc(doc, '$.lang', 1)", "42804"),
+        ("UPDATE books SET doc = json_set(doc, '$.a')", "42883"),
+        ("ALTER TABLE books ADD COLUMN x TEXT", "42809"),
+        ("TRUNCATE books", "0A000"),
+        ("CREATE TABLE more USING document WITH (key = 'id', search = 'a')", "22023"),
+        ("CREATE TABLE more USING document WITH (serach = 'a')", "22023"),
+    ] {
+        let error = fixture.error(sql);
+        assert_eq!(error.code(), code, "{sql}: {error}");
+    }
+    assert_eq!(fixture.rows("SELECT doc FROM books"), [json!([{"lang": "x", "tags": ["one"]}])]);
+}
+
+/// What a change searches for is searched in all that is committed: no wait is needed, and nothing is passed over.
+#[test]
+fn updates_and_deletes_may_search() {
+    let fixture = books();
+    for n in 0..20 {
+        fixture.run(&format!(r#"INSERT INTO books (_id, doc) VALUES ('d{n}', '{{"body": "word{}", "n": 0}}')"#, n % 2));
+        let touched = fixture.run("UPDATE books SET doc = json_inc(doc, '$.n', 1) WHERE CONTAINS(body, 'word0')").0;
+        assert_eq!(touched, n / 2 + 1, "after {n}");
+    }
+    assert_eq!(fixture.run("DELETE FROM books WHERE CONTAINS(body, 'word1')").0, 10);
+    assert_eq!(fixture.rows("SELECT sum((doc->>'n')::bigint) FROM books"), [json!([(1..=10).map(|n| 2 * n).sum::<u64>()])]);
+}

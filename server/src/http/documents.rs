@@ -1,0 +1,159 @@
+//! Documents by their ids: `/v1/documents/{table}/{id}`.
+//!
+//! The version of a document is the offset of the record that wrote it. It stands in `ETag`; with `If-Match` a change is made only to
+//! that version, with `If-None-Match: *` only where there is none.
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use router::{DocumentPatch, DocumentWritten, Expect};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::body::{self, ApiPath, ApiQuery, Deadline};
+use super::error::ApiError;
+use super::{App, CUT_HEADER, POSITION_HEADER, json_body, json_bytes, position_json, set_cut};
+
+/// Nesting of a document.
+const DOCUMENT_DEPTH_MAX: usize = 64;
+const MERGE_PATCH: &str = "application/merge-patch+json";
+const JSON_PATCH: &str = "application/json-patch+json";
+
+/// The path of one document.
+type OneDocument = ApiPath<(String, String)>;
+
+/// How a document is read.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReadQuery {
+    wait: Option<String>,
+    timeout_ms: Option<u64>,
+}
+
+/// How long a change may take.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeQuery {
+    timeout_ms: Option<u64>,
+}
+
+/// `GET /v1/documents/{table}/{id}`: the document, byte for byte.
+pub async fn show(
+    State(app): State<App>,
+    ApiPath((table, id)): OneDocument,
+    ApiQuery(query): ApiQuery<ReadQuery>,
+) -> Result<Response, ApiError> {
+    let deadline = Deadline::new(query.timeout_ms, app.limits.timeout_ms_max)?;
+    let wait = body::parse_wait(query.wait.as_deref())?;
+    let (document, cut) = app.database.document(&table, &id, &wait, deadline.at).await?;
+    let mut answer = json_bytes(document.json).into_response();
+    set_cut(answer.headers_mut(), CUT_HEADER, &cut);
+    if let Some(version) = document.version {
+        answer.headers_mut().insert(header::ETAG, etag(version));
+    }
+    Ok(answer)
+}
+
+#[derive(Serialize)]
+struct Changed<'a> {
+    #[serde(rename = "_id")]
+    id: &'a str,
+    version: Option<u64>,
+    created: bool,
+    position: Value,
+}
+
+/// `PUT /v1/documents/{table}/{id}`: puts the document of the body in the place of whatever has the id.
+pub async fn put(
+    State(app): State<App>,
+    ApiPath((table, id)): OneDocument,
+    ApiQuery(query): ApiQuery<ChangeQuery>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let deadline = Deadline::new(query.timeout_ms, app.limits.timeout_ms_max)?;
+    let (parts, content) = request.into_parts();
+    let expect = expected(&parts.headers)?;
+    let media_type = body::media_type(&parts.headers)?;
+    if media_type.as_deref() != Some("application/json") {
+        return Err(body::wrong_media_type(media_type.as_deref(), "application/json"));
+    }
+    let bytes = body::read_whole(&parts.headers, content, app.limits.record_bytes_max).await?;
+    let json: &RawValue = body::parse_json(&bytes, DOCUMENT_DEPTH_MAX)?;
+    let written = app.database.put_document(&table, &id, json.get().to_owned(), expect, deadline.at).await?;
+    Ok(changed(&id, &written))
+}
+
+/// `PATCH /v1/documents/{table}/{id}`: a JSON Merge Patch or a JSON Patch.
+pub async fn patch(
+    State(app): State<App>,
+    ApiPath((table, id)): OneDocument,
+    ApiQuery(query): ApiQuery<ChangeQuery>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let deadline = Deadline::new(query.timeout_ms, app.limits.timeout_ms_max)?;
+    let (parts, content) = request.into_parts();
+    let expect = expected(&parts.headers)?;
+    let media_type = body::media_type(&parts.headers)?;
+    let is_merge = match media_type.as_deref() {
+        Some(MERGE_PATCH) => true,
+        Some(JSON_PATCH) => false,
+        other => return Err(body::wrong_media_type(other, &format!("{MERGE_PATCH} or {JSON_PATCH}"))),
+    };
+    let bytes = body::read_whole(&parts.headers, content, app.limits.record_bytes_max).await?;
+    let json: Value = body::parse_json(&bytes, DOCUMENT_DEPTH_MAX)?;
+    let patch = if is_merge { DocumentPatch::Merge(json) } else { DocumentPatch::operations(json)? };
+    let written = app.database.patch_document(&table, &id, patch, expect, deadline.at).await?;
+    Ok(changed(&id, &written))
+}
+
+/// `DELETE /v1/documents/{table}/{id}`.
+pub async fn delete(
+    State(app): State<App>,
+    ApiPath((table, id)): OneDocument,
+    ApiQuery(query): ApiQuery<ChangeQuery>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let deadline = Deadline::new(query.timeout_ms, app.limits.timeout_ms_max)?;
+    let expect = expected(&headers)?;
+    let written = app.database.delete_document(&table, &id, expect, deadline.at).await?;
+    let mut answer = changed(&id, &written);
+    answer.headers_mut().remove(header::ETAG);
+    Ok(answer)
+}
+
+fn changed(id: &str, written: &DocumentWritten) -> Response {
+    let position = written.position.clone().unwrap_or_default();
+    let created = !written.existed;
+    let body = json_body(&Changed { id, version: written.version, created, position: position_json(&position) });
+    let mut answer = (if created { StatusCode::CREATED } else { StatusCode::OK }, body).into_response();
+    set_cut(answer.headers_mut(), POSITION_HEADER, &position);
+    if let Some(version) = written.version {
+        answer.headers_mut().insert(header::ETAG, etag(version));
+    }
+    answer
+}
+
+fn etag(version: u64) -> HeaderValue {
+    // Digits and quotes are fine in a header.
+    HeaderValue::from_str(&format!("\"{version}\"")).unwrap_or(HeaderValue::from_static("\"\""))
+}
+
+/// The version that a change is meant for.
+fn expected(headers: &HeaderMap) -> Result<Option<Expect>, ApiError> {
+    let text = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default().trim().to_owned());
+    match (text(&header::IF_MATCH), text(&header::IF_NONE_MATCH)) {
+        (None, None) => Ok(None),
+        (None, Some(any)) if any == "*" => Ok(Some(Expect::NoRecord)),
+        (Some(version), None) => {
+            let digits = version.trim_start_matches("W/").trim_matches('"');
+            let version = digits.parse().map_err(|_| {
+                ApiError::invalid(format!("If-Match is {version}"))
+                    .hint("send the ETag that reading the document gave, such as \"1234\"")
+            })?;
+            Ok(Some(Expect::Last(version)))
+        }
+        (Some(_), Some(_)) => Err(ApiError::invalid("If-Match and If-None-Match can't both be given")),
+        (None, Some(other)) => Err(ApiError::invalid(format!("If-None-Match is {other}")).hint("only If-None-Match: * is known")),
+    }
+}
