@@ -416,15 +416,16 @@ fn provider(
         _ => Arc::default(),
     };
     let (mut rows, mut documents, mut series, mut layout) = (Vec::new(), Vec::new(), Vec::new(), None);
+    let mut mapping = None;
     for part in &generation.parts {
         match &part.store {
             Store::Row(table) => rows.push((table.with_schema(Arc::clone(&columns)), end(part.partition))),
-            Store::Document(_) => documents.push(
-                states
-                    .get(&(def.id, part.partition))
-                    .cloned()
-                    .ok_or_else(|| Error::internal("every document table has a state"))?,
-            ),
+            Store::Document(table) => {
+                let state = states.get(&(def.id, part.partition)).cloned();
+                documents.push(state.ok_or_else(|| Error::internal("every document table has a state"))?);
+                // Its own, which the catalog's may be ahead of for a moment.
+                mapping = Some(table.mapping().clone());
+            }
             Store::Series(table) => {
                 layout = Some(table.arrow_schema());
                 series.push((table.snapshot(), end(part.partition)));
@@ -444,7 +445,10 @@ fn provider(
                 _ => provider,
             }
         }
-        TableKind::Document(mapping) => Arc::new(SourceTable(DocumentProvider::new(name, mapping.clone(), documents, score))),
+        TableKind::Document(defined) => {
+            let mapping = mapping.unwrap_or_else(|| defined.clone());
+            Arc::new(SourceTable(DocumentProvider::new(name, mapping, documents, score)))
+        }
         TableKind::Series(options) => {
             let layout = layout.ok_or_else(|| Error::internal("a series has at least one partition"))?;
             Arc::new(SourceTable(SeriesProvider::new(name, options.series.clone(), layout, series)))

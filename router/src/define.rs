@@ -9,6 +9,7 @@ mod analyze;
 mod history;
 pub(crate) mod index;
 pub(crate) mod key_view;
+mod mapping;
 mod options;
 pub(crate) mod query;
 pub(crate) mod sequence;
@@ -17,7 +18,7 @@ mod truncate;
 
 use std::sync::Arc;
 
-use docstore::{Analyzer, Mapping, SearchField};
+use docstore::Mapping;
 use logcore::ErrorKind;
 use rowstore::{ColumnType, TableSchema};
 use tsstore::{FieldKind, SeriesSchema};
@@ -131,7 +132,7 @@ async fn create_table(database: &Database, table: CreateTable, context: Context<
             );
         }
         "document" if table.stream.is_none() => {
-            let mapping = mapping(&mut options)?;
+            let mapping = mapping::read(&mut options, Mapping::default())?;
             if !mapping.key.is_empty() {
                 return Err(Error::invalid("key says where the id of a record's document is, and this table has no stream")
                     .hint("leave it out: documents are written with their ids"));
@@ -140,7 +141,7 @@ async fn create_table(database: &Database, table: CreateTable, context: Context<
             search = Some(mapping);
             TableKind::Row(written::schema())
         }
-        "document" => TableKind::Document(mapping(&mut options).and_then(|mapping| {
+        "document" => TableKind::Document(mapping::read(&mut options, Mapping::default()).and_then(|mapping| {
             options.finish(&["key", "search", "facets"])?;
             Ok(mapping)
         })?),
@@ -164,8 +165,17 @@ async fn create_table(database: &Database, table: CreateTable, context: Context<
         None => Source::Own,
         Some(_) => Source::Stream { stream: stream.id, select: table.select },
     };
-    let def =
-        TableDef { id: catalog.next_table(), name: table.name, source, kind, generation: 1, building: None, newest: 1, history };
+    let def = TableDef {
+        id: catalog.next_table(),
+        name: table.name,
+        source,
+        kind,
+        generation: 1,
+        building: None,
+        next_mapping: None,
+        newest: 1,
+        history,
+    };
     if let TableKind::Row(schema) = &def.kind {
         let own = |name: &str| table.sequences.iter().any(|sequence| sequence.column == name);
         for (at, column) in schema.columns.iter().enumerate().filter(|(_, column)| !own(&column.name)) {
@@ -190,7 +200,7 @@ async fn create_table(database: &Database, table: CreateTable, context: Context<
 fn search_side(def: &TableDef, mapping: Mapping) -> TableDef {
     let (id, name) = (def.id + 1, search_name(&def.name));
     let (source, kind) = (Source::Documents { table: def.id }, TableKind::Document(mapping));
-    TableDef { id, name, source, kind, generation: 1, building: None, newest: 1, history: None }
+    TableDef { id, name, source, kind, generation: 1, building: None, next_mapping: None, newest: 1, history: None }
 }
 
 /// The name of what searches a table, which nobody can give to anything.
@@ -251,31 +261,6 @@ fn row_schema(schema: Option<TableSchema>, of_stream: bool) -> Result<TableSchem
 
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|word| !word.is_empty())
-}
-
-fn mapping(options: &mut Options) -> Result<Mapping> {
-    let search = options.take("search").unwrap_or_default();
-    let field = |word: &str| {
-        let (path, analyzer) = word.split_once(':').unwrap_or((word, "standard"));
-        let analyzer = match analyzer.trim() {
-            "standard" => Analyzer::Standard,
-            "whitespace" => Analyzer::Whitespace,
-            "keyword" => Analyzer::Keyword,
-            "english" => Analyzer::English,
-            other => {
-                return Err(Error::invalid(format!("analyzer \"{other}\" is unknown"))
-                    .hint("use standard, english, whitespace or keyword"));
-            }
-        };
-        Ok(SearchField { path: path.trim().to_owned(), analyzer })
-    };
-    let mapping = Mapping {
-        key: options.take("key").unwrap_or_default(),
-        search: words(&search).map(field).collect::<Result<_>>()?,
-        facets: words(&options.take("facets").unwrap_or_default()).map(str::to_owned).collect(),
-    };
-    mapping.validate()?;
-    Ok(mapping)
 }
 
 fn series(schema: Option<TableSchema>, options: &mut Options) -> Result<SeriesDef> {
@@ -384,6 +369,7 @@ async fn replace(database: &Database, table: &TableDef, generation: u64) -> Resu
     );
     database.record(&CatalogRecord::RebuildStarted { id: table.id, generation }).await?;
     database.record(&CatalogRecord::GenerationSwapped { id: table.id, generation }).await?;
-    let fresh = TableDef { generation, building: None, ..table.clone() };
-    database.views().open(&fresh, &stream).await.map(drop)
+    let catalog = database.catalog();
+    let fresh = catalog.table_by_id(table.id).ok_or_else(|| Error::internal("a table that is defined is in the catalog"))?;
+    database.views().open(fresh, &stream).await.map(drop)
 }

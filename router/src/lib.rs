@@ -56,7 +56,7 @@ pub use append::AppendError;
 pub use cursors::CursorInfo;
 pub use database::{Database, DatabaseOptions, Limits};
 pub use datafusion::{arrow, parquet};
-pub use dml::{DocumentPatch, DocumentWritten, StoredDocument};
+pub use dml::{DocumentEdit, DocumentWritten, StoredDocument};
 pub use error::{Error, Result, sqlstate};
 pub use feed::ChangesPage;
 pub use position::Cut;

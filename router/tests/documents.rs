@@ -6,7 +6,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::Fixture;
-use router::{Cut, DocumentPatch, Expect};
+use router::{Cut, DocumentEdit, Expect};
 use serde_json::{Value, json};
 
 fn books() -> Fixture {
@@ -78,7 +78,9 @@ fn documents_are_put_patched_and_deleted_by_id_on_the_version_that_is_expected()
     let put = |id: &str, json: &str, expect| {
         let database = fixture.database.clone();
         let (id, json) = (id.to_owned(), json.to_owned());
-        fixture.runtime.block_on(async move { database.put_document("books", &id, json, expect, deadline()).await })
+        fixture
+            .runtime
+            .block_on(async move { database.change_document("books", &id, DocumentEdit::Put(json), expect, deadline()).await })
     };
     let read = |id: &str| {
         let (database, id) = (fixture.database.clone(), id.to_owned());
@@ -96,31 +98,46 @@ fn documents_are_put_patched_and_deleted_by_id_on_the_version_that_is_expected()
     assert!(second.existed && second.version > first.version);
     assert_eq!(put("x/1 ä", "{}", Some(Expect::Last(version))).unwrap_err().code(), "40001");
     assert_eq!(put("new", "{}", Some(Expect::Last(version))).unwrap_err().code(), "40001");
-    let patch = |patch: DocumentPatch| {
+    let patch = |edit: DocumentEdit| {
         let database = fixture.database.clone();
-        fixture.runtime.block_on(async move { database.patch_document("books", "x/1 ä", patch, None, deadline()).await })
+        fixture.runtime.block_on(async move { database.change_document("books", "x/1 ä", edit, None, deadline()).await })
     };
-    patch(DocumentPatch::Merge(json!({"title": "new", "n": null}))).unwrap();
+    patch(DocumentEdit::Merge(json!({"title": "new", "n": null}))).unwrap();
     assert_eq!(text("x/1 ä"), r#"{"title":"new"}"#);
     let operations = json!([{"op": "test", "path": "/title", "value": "new"}, {"op": "add", "path": "/l", "value": [1]}]);
-    patch(DocumentPatch::operations(operations).unwrap()).unwrap();
+    patch(DocumentEdit::patch(operations).unwrap()).unwrap();
     assert_eq!(text("x/1 ä"), r#"{"l":[1],"title":"new"}"#);
     let failing = json!([{"op": "remove", "path": "/l"}, {"op": "test", "path": "/title", "value": "old"}]);
-    assert_eq!(patch(DocumentPatch::operations(failing).unwrap()).unwrap_err().code(), "22000");
+    assert_eq!(patch(DocumentEdit::patch(failing).unwrap()).unwrap_err().code(), "22000");
     assert_eq!(text("x/1 ä"), r#"{"l":[1],"title":"new"}"#, "all or none");
-    assert_eq!(patch(DocumentPatch::Merge(json!(5))).unwrap_err().code(), "23514");
-    assert!(DocumentPatch::operations(json!({"op": "remove"})).is_err());
+    assert_eq!(patch(DocumentEdit::Merge(json!(5))).unwrap_err().code(), "23514");
+    assert!(DocumentEdit::patch(json!({"op": "remove"})).is_err());
     assert_eq!(put("y", "[1]", None).unwrap_err().code(), "23514");
     assert_eq!(put(&"k".repeat(9_000), "{}", None).unwrap_err().code(), "23514");
     let database = &fixture.database;
-    let deleted = runtime.block_on(database.delete_document("books", "x/1 ä", None, deadline())).unwrap();
+    let deleted = runtime.block_on(database.change_document("books", "x/1 ä", DocumentEdit::Delete, None, deadline())).unwrap();
     assert!(deleted.existed);
     assert_eq!(read("x/1 ä").unwrap_err().code(), "02000");
-    assert_eq!(runtime.block_on(database.delete_document("books", "x/1 ä", None, deadline())).unwrap_err().code(), "02000");
-    assert_eq!(runtime.block_on(database.delete_document("none", "x", None, deadline())).unwrap_err().code(), "42P01");
+    assert_eq!(
+        runtime.block_on(database.change_document("books", "x/1 ä", DocumentEdit::Delete, None, deadline())).unwrap_err().code(),
+        "02000"
+    );
+    assert_eq!(
+        runtime.block_on(database.change_document("none", "x", DocumentEdit::Delete, None, deadline())).unwrap_err().code(),
+        "42P01"
+    );
     fixture.run("CREATE TABLE r (id TEXT PRIMARY KEY); CREATE STREAM s; CREATE TABLE of_s USING document FROM STREAM s");
-    assert_eq!(runtime.block_on(database.delete_document("r", "x", None, deadline())).unwrap_err().code(), "42809");
-    assert_eq!(runtime.block_on(database.put_document("of_s", "x", "{}".into(), None, deadline())).unwrap_err().code(), "42809");
+    assert_eq!(
+        runtime.block_on(database.change_document("r", "x", DocumentEdit::Delete, None, deadline())).unwrap_err().code(),
+        "42809"
+    );
+    assert_eq!(
+        runtime
+            .block_on(database.change_document("of_s", "x", DocumentEdit::Put("{}".into()), None, deadline()))
+            .unwrap_err()
+            .code(),
+        "42809"
+    );
 }
 
 #[test]
@@ -138,8 +155,8 @@ fn increments_from_many_sides_all_count() {
                         ),
                         _ => {
                             let operations = json!([{"op": "add", "path": format!("/p{thread}_{n}"), "value": n}]);
-                            let patch = DocumentPatch::operations(operations).unwrap();
-                            let patched = fixture.database.patch_document("books", "n", patch, None, deadline());
+                            let patch = DocumentEdit::patch(operations).unwrap();
+                            let patched = fixture.database.change_document("books", "n", patch, None, deadline());
                             fixture.runtime.block_on(patched).unwrap();
                         }
                     }
@@ -239,6 +256,45 @@ fn transactions_constraints_and_bad_input() {
         assert_eq!(error.code(), code, "{sql}: {error}");
     }
     assert_eq!(fixture.rows("SELECT doc FROM books"), [json!([{"lang": "x", "tags": ["one"]}])]);
+}
+
+/// A field is added to the search of a table that is full, written or a view of a stream, while it serves.
+#[test]
+fn the_mapping_is_altered_by_a_rebuild_beside() {
+    let fixture = books();
+    fixture.run(r#"INSERT INTO books (_id, doc) SELECT 'd' || n, ('{"note": "note' || n % 3 || '", "body": "b", "year": ' || n || '}')::json FROM generate_series(1, 30) AS g(n)"#);
+    fixture.run("CREATE STREAM s; CREATE TABLE of_s USING document WITH (search = 'body') FROM STREAM s");
+    fixture.append("s", &[json!({"body": "x", "note": "note1"}), json!({"note": "note2"})]);
+    let missing = fixture.error("SELECT _id FROM books WHERE CONTAINS(note, 'note1')");
+    assert_eq!(missing.code(), "42703", "{missing}");
+    for table in ["books", "of_s"] {
+        fixture.run(&format!("ALTER TABLE {table} SET (search = 'body, note', facets = 'year')"));
+    }
+    let last = fixture.database.stream("_tables").unwrap().partitions[0].status.committed.value() - 1;
+    let check = |fixture: &Fixture| {
+        let wait = format!("_tables/0@{last},s/0@1");
+        let count = |table: &str| format!("SELECT count(*) FROM {table} WHERE CONTAINS(note, 'note1')");
+        assert_eq!(fixture.rows_with(&count("books"), vec![], &wait).unwrap(), [json!([10])]);
+        assert_eq!(fixture.rows_with(&count("of_s"), vec![], &wait).unwrap(), [json!([1])]);
+        assert_eq!(fixture.rows("SELECT year FROM books WHERE _id = 'd7'"), [json!(["7"])]);
+        assert!(fixture.error("SELECT title FROM books").message().contains("title"));
+        let wait = wait.parse().unwrap();
+        let answer = fixture.database.search("books", json!({"facets": ["year"]}), &wait, deadline());
+        assert!(fixture.runtime.block_on(answer).unwrap().0.get().contains(r#""total":30"#));
+    };
+    check(&fixture);
+    let fixture = fixture.reopen(false);
+    check(&fixture);
+    for (sql, code) in [
+        ("ALTER TABLE books SET (key = 'id')", "22023"),
+        ("ALTER TABLE books SET (searhc = 'a')", "22023"),
+        ("ALTER TABLE books SET (search = 'a:klingon')", "22023"),
+        ("ALTER TABLE books SET (search = 'a', search = 'b')", "42601"),
+    ] {
+        let error = fixture.error(sql);
+        assert_eq!(error.code(), code, "{sql}: {error}");
+    }
+    assert_eq!(fixture.run("ALTER TABLE books SET (facets = 'year')").1, "", "nothing is to be done");
 }
 
 /// What a change searches for is searched in all that is committed: no wait is needed, and nothing is passed over.

@@ -4,6 +4,7 @@
 //! `docs/format.md`, "Catalog records". Records are only ever added to; an unknown `type` stops the catalog with an error
 //! rather than being passed over, since it was written by a newer release.
 
+use docstore::Mapping;
 use rowstore::{Index, TableSchema, TableStatistics};
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +64,13 @@ pub enum CatalogRecord {
         id: u32,
         /// None: to the first record.
         history: Option<History>,
+    },
+    /// The next generation of a document table that begins to serve has this mapping.
+    MappingAltered {
+        /// Its id.
+        id: u32,
+        /// All of it.
+        mapping: Mapping,
     },
     /// What ANALYZE found out about a table, instead of what it found before.
     TableAnalyzed {

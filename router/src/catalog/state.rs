@@ -1,5 +1,6 @@
 //! The definitions as of one offset of `_catalog`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -123,6 +124,9 @@ pub struct TableDef {
     /// The generation that is being built.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub building: Option<u64>,
+    /// The mapping of the generation that is being built, of a document table, if it is to have another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_mapping: Option<Mapping>,
     /// The newest generation there ever was.
     pub newest: u64,
     /// How far back it can be read; none: to the first record.
@@ -137,6 +141,15 @@ impl TableDef {
         match &self.source {
             Source::Own | Source::Documents { .. } => StreamId::TABLES,
             Source::Stream { stream, .. } | Source::Keys { stream } => StreamId::new(*stream),
+        }
+    }
+
+    /// What keeps the generation of this number: the mapping of a document table may change with the next.
+    #[must_use]
+    pub fn kind_in(&self, generation: u64) -> Cow<'_, TableKind> {
+        match &self.next_mapping {
+            Some(mapping) if self.building == Some(generation) => Cow::Owned(TableKind::Document(mapping.clone())),
+            _ => Cow::Borrowed(&self.kind),
         }
     }
 
@@ -261,9 +274,13 @@ impl CatalogState {
                 def.building = Some(generation);
                 def.newest = def.newest.max(generation);
             }),
+            CatalogRecord::MappingAltered { id, mapping } => self.change(id, |def| def.next_mapping = Some(mapping)),
             CatalogRecord::GenerationSwapped { id, generation } => self.change(id, |def| {
                 def.generation = generation;
                 def.building = None;
+                if let Some(mapping) = def.next_mapping.take() {
+                    def.kind = TableKind::Document(mapping);
+                }
             }),
         }
     }

@@ -22,7 +22,7 @@ use datafusion::sql::sqlparser::ast::{
 use logcore::{ErrorKind, Offset};
 use rowstore::{Column, Constraint, IndexColumn, RowTable, Rule, ScanRequest, TableSchema, Value};
 
-use super::{check_name, done, history, query, search_name};
+use super::{check_name, done, history, mapping, query, search_name};
 use crate::answer::SqlAnswer;
 use crate::append::blocking;
 use crate::catalog::{CatalogRecord, Source, TableDef, TableKind};
@@ -43,7 +43,7 @@ const TAG: &str = "ALTER TABLE";
 /// # Errors
 /// What is wrong with it or stands against it.
 pub async fn execute(database: &Database, statement: AlterTable, context: Context<'_>) -> Result<SqlAnswer> {
-    let _ddl = database.ddl_lock().await;
+    let ddl = database.ddl_lock().await;
     let catalog = database.catalog();
     let name = resolve(&statement.name, &catalog).unwrap_or_else(|| name_of(&statement.name));
     let Some(def) = catalog.find_table(&name).cloned() else {
@@ -64,6 +64,10 @@ pub async fn execute(database: &Database, statement: AlterTable, context: Contex
         return rename(database, &def, &name_of(new)).await;
     }
     if let [AlterTableOperation::SetOptionsParens { options }] = &statement.operations[..] {
+        let is_searched = catalog.search_side(def.id).is_some() || matches!(def.kind, TableKind::Document(_));
+        if is_searched && !history::is_meant(options) {
+            return mapping::alter(database, ddl, &def, options, context).await;
+        }
         return history::alter(database, &def, options).await;
     }
     // A new column changes nothing for those who don't know it; the others a named query may speak of.

@@ -3,7 +3,7 @@
 //! `CREATE TABLE ... WITH (history = '7 days')`, `ALTER TABLE t SET (history = 100000)`, `VACUUM t`. Carried out by
 //! [`crate::view::vacuum`].
 
-use datafusion::sql::sqlparser::ast::{Expr, SqlOption, Value};
+use datafusion::sql::sqlparser::ast::SqlOption;
 use logcore::ErrorKind;
 
 use super::done;
@@ -11,7 +11,7 @@ use crate::answer::SqlAnswer;
 use crate::append::finishing::Finishing;
 use crate::catalog::{CatalogRecord, History, TableDef, TableKind};
 use crate::database::Database;
-use crate::error::{Error, Result, nearest, sqlstate};
+use crate::error::{Error, Result, sqlstate};
 use crate::query::Context;
 use crate::sql::ddl::Options;
 use crate::units::parse_span;
@@ -45,28 +45,20 @@ pub fn of_new(mut options: Options) -> Result<Option<History>> {
     Ok(given.flatten())
 }
 
+/// Whether it is the option that these are about.
+pub fn is_meant(options: &[SqlOption]) -> bool {
+    options.iter().any(|option| matches!(option, SqlOption::KeyValue { key, .. } if key.value.eq_ignore_ascii_case(NAME)))
+}
+
 /// `ALTER TABLE name SET (history = ...)`. The caller holds the lock of definitions.
 ///
 /// # Errors
 /// Unknown options, bad values, tables that are not row tables.
 pub async fn alter(database: &Database, def: &TableDef, options: &[SqlOption]) -> Result<SqlAnswer> {
-    let [SqlOption::KeyValue { key, value }] = options else {
-        return Err(Error::syntax("ALTER TABLE ... SET takes one option").hint("ALTER TABLE t SET (history = '7 days')"));
-    };
-    if !key.value.eq_ignore_ascii_case(NAME) {
-        let error = Error::invalid(format!("unknown option \"{}\"", key.value));
-        return Err(match nearest(&key.value.to_lowercase(), [NAME]) {
-            Some(near) => error.hint(format!("did you mean \"{near}\"?")),
-            None => error.hint("the option of row tables is history"),
-        });
-    }
-    let text = match value {
-        Expr::Value(value) => match &value.value {
-            Value::SingleQuotedString(text) => text.clone(),
-            other => other.to_string(),
-        },
-        other => other.to_string(),
-    };
+    let mut options = Options::of_set(options)?;
+    let text = options.take(NAME);
+    options.finish(&[NAME])?;
+    let text = text.ok_or_else(|| Error::syntax("SET takes an option").hint("ALTER TABLE t SET (history = '7 days')"))?;
     let history = history(&text)?;
     only_rows(def)?;
     if def.history == history {

@@ -9,6 +9,7 @@ use std::time::Instant;
 use logcore::{ErrorKind, Offset};
 use rowstore::Value as Cell;
 use rowstore::key::encode_key;
+use rowstore::value::decode_row;
 use serde_json::Value;
 
 use super::constraints::Writer;
@@ -28,6 +29,7 @@ use crate::query::Context;
 use crate::sql::rewrite::{TableUse, Uses};
 use crate::txn::{Isolation, Transaction};
 use crate::view::running::Store;
+use crate::view::written;
 
 /// A document that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,45 +51,54 @@ pub struct DocumentWritten {
     pub existed: bool,
 }
 
-/// A change of a part of a document.
+/// What becomes of a document.
 #[derive(Clone, Debug)]
-pub enum DocumentPatch {
+pub enum DocumentEdit {
+    /// This, a JSON object, takes the place of whatever has its id.
+    Put(String),
     /// RFC 7396: members put over the document's, null removes.
     Merge(Value),
     /// RFC 6902: operations one after the other, all or none.
-    Operations(json_patch::Patch),
+    Patch(json_patch::Patch),
+    /// It goes.
+    Delete,
 }
 
-impl DocumentPatch {
+impl DocumentEdit {
     /// Reads a JSON Patch.
     ///
     /// # Errors
     /// When it is not one.
-    pub fn operations(json: Value) -> Result<Self> {
-        serde_json::from_value(json).map(Self::Operations).map_err(|error| {
+    pub fn patch(json: Value) -> Result<Self> {
+        serde_json::from_value(json).map(Self::Patch).map_err(|error| {
             Error::invalid(format!("it is not a JSON Patch: {error}"))
                 .hint("an array of operations: [{\"op\": \"replace\", \"path\": \"/a/b\", \"value\": 1}]")
         })
     }
 
-    fn apply(&self, document: &str) -> Result<String> {
-        let mut document: Value =
-            serde_json::from_str(document).map_err(|error| Error::internal(format!("a stored document is not JSON: {error}")))?;
+    /// The document that comes of one, which all but [`Self::Put`] need; none: it goes.
+    fn apply(&self, document: Option<&str>) -> Result<Option<String>> {
+        let parsed = || {
+            let parsed = serde_json::from_str::<Value>(document.unwrap_or_default());
+            parsed.map_err(|error| Error::internal(format!("a stored document is not JSON: {error}")))
+        };
         match self {
-            Self::Merge(patch) => json_update::merge(&mut document, patch.clone()),
-            Self::Operations(patch) => json_patch::patch(&mut document, patch).map_err(|error| {
-                Error::new(sqlstate::DATA_EXCEPTION, ErrorKind::Invalid, format!("the JSON Patch does not apply: {error}"))
-            })?,
+            Self::Put(json) => Ok(Some(json.clone())),
+            Self::Merge(patch) => {
+                let mut document = parsed()?;
+                json_update::merge(&mut document, patch.clone());
+                Ok(Some(document.to_string()))
+            }
+            Self::Patch(patch) => {
+                let mut document = parsed()?;
+                json_patch::patch(&mut document, patch).map_err(|error| {
+                    Error::new(sqlstate::DATA_EXCEPTION, ErrorKind::Invalid, format!("the JSON Patch does not apply: {error}"))
+                })?;
+                Ok(Some(document.to_string()))
+            }
+            Self::Delete => Ok(None),
         }
-        Ok(document.to_string())
     }
-}
-
-/// What becomes of a document.
-enum Edit {
-    Put(String),
-    Patch(DocumentPatch),
-    Delete,
 }
 
 fn not_found(table: &str, id: &str) -> Error {
@@ -125,12 +136,12 @@ impl Database {
             for part in &generation.parts {
                 let found = match &part.store {
                     Store::Row(rows) => {
-                        let schema = crate::view::written::schema();
+                        let schema = written::schema();
                         let key = encode_key(&[Cell::Text(id.clone()), Cell::Null], &schema)?;
                         let end = chosen.cut.end("_tables", part.partition).unwrap_or_default();
                         let row = rows.get_version(&key, end)?;
                         let decode = |(version, row): (Offset, Vec<u8>)| {
-                            let json = document_of(&rowstore::value::decode_row(&row, &schema)?).unwrap_or_default().into_bytes();
+                            let json = document_of(&decode_row(&row, &schema)?).unwrap_or_default().as_bytes().to_vec();
                             Ok::<_, Error>(StoredDocument { json, version: Some(version.value()) })
                         };
                         row.map(decode).transpose()?
@@ -150,48 +161,21 @@ impl Database {
         Ok((found.await?, cut))
     }
 
-    /// Puts a document in the place of whatever has its id.
+    /// Changes a document; nothing but a `Put` makes one.
     ///
     /// # Errors
-    /// Unknown tables, those that can't be written, what is not a JSON object, another version than expected.
-    pub async fn put_document(
+    /// Unknown tables, those that can't be written, an id that is not there, a patch that does not apply, what is not a JSON object,
+    /// another version than expected.
+    pub async fn change_document(
         &self,
         table: &str,
         id: &str,
-        json: String,
+        edit: DocumentEdit,
         expect: Option<Expect>,
         deadline: Instant,
     ) -> Result<DocumentWritten> {
-        self.change_document(table, id, Edit::Put(json), expect, deadline).await
-    }
-
-    /// Changes a part of a document.
-    ///
-    /// # Errors
-    /// As [`Self::put_document`]; an id that is not there, a patch that does not apply.
-    pub async fn patch_document(
-        &self,
-        table: &str,
-        id: &str,
-        patch: DocumentPatch,
-        expect: Option<Expect>,
-        deadline: Instant,
-    ) -> Result<DocumentWritten> {
-        self.change_document(table, id, Edit::Patch(patch), expect, deadline).await
-    }
-
-    /// Deletes a document.
-    ///
-    /// # Errors
-    /// As [`Self::put_document`]; an id that is not there.
-    pub async fn delete_document(
-        &self,
-        table: &str,
-        id: &str,
-        expect: Option<Expect>,
-        deadline: Instant,
-    ) -> Result<DocumentWritten> {
-        self.change_document(table, id, Edit::Delete, expect, deadline).await
+        let changed = Box::pin(self.try_change(table, id, edit, expect, deadline)).await;
+        changed.map_err(|error| self.named(error))
     }
 
     fn document_table(&self, table: &str) -> Result<Arc<TableDef>> {
@@ -206,23 +190,11 @@ impl Database {
         Ok(Arc::clone(def))
     }
 
-    async fn change_document(
-        &self,
-        table: &str,
-        id: &str,
-        edit: Edit,
-        expect: Option<Expect>,
-        deadline: Instant,
-    ) -> Result<DocumentWritten> {
-        let changed = Box::pin(self.try_change(table, id, edit, expect, deadline)).await;
-        changed.map_err(|error| self.named(error))
-    }
-
     async fn try_change(
         &self,
         table: &str,
         id: &str,
-        edit: Edit,
+        edit: DocumentEdit,
         expect: Option<Expect>,
         deadline: Instant,
     ) -> Result<DocumentWritten> {
@@ -251,12 +223,10 @@ impl Database {
             }
             let old = found.map(|(_, row)| row);
             let existed = old.is_some();
-            let new = match (&edit, &old) {
-                (Edit::Put(json), _) => Some(json.clone()),
-                (Edit::Patch(patch), Some(old)) => Some(patch.apply(&document_of(&old.values).unwrap_or_default())?),
-                (Edit::Delete, Some(_)) => None,
-                (Edit::Patch(_) | Edit::Delete, None) => return Err(not_found(table, id)),
-            };
+            if !existed && !matches!(edit, DocumentEdit::Put(_)) {
+                return Err(not_found(table, id));
+            }
+            let new = edit.apply(old.as_ref().and_then(|old| document_of(&old.values)))?;
             let new = new.map(|json| target.row(vec![Cell::Text(id.to_owned()), Cell::Text(json)])).transpose()?;
             writer.apply(target, vec![Change { old, new }]).await?;
             match commit(self, &transaction, deadline).await {
@@ -276,9 +246,9 @@ impl Database {
 }
 
 /// The document in a row of a document table.
-fn document_of(values: &[Cell]) -> Option<String> {
+fn document_of(values: &[Cell]) -> Option<&str> {
     match values {
-        [_, Cell::Text(json)] => Some(json.clone()),
+        [_, Cell::Text(json)] => Some(json),
         _ => None,
     }
 }

@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use datafusion::sql::sqlparser::ast::{AlterTableOperation, CascadeOption, ObjectName, Statement, TruncateIdentityOption};
+use datafusion::sql::sqlparser::ast::{
+    AlterTableOperation, CascadeOption, Expr, ObjectName, SqlOption, Statement, TruncateIdentityOption, Value,
+};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::Token;
@@ -201,6 +203,30 @@ pub struct Truncate {
 pub struct Options(BTreeMap<String, String>);
 
 impl Options {
+    /// Those of `ALTER TABLE ... SET (name = value, ...)`.
+    ///
+    /// # Errors
+    /// What is not written so, names that are given twice.
+    pub fn of_set(options: &[SqlOption]) -> Result<Self> {
+        let mut found = BTreeMap::new();
+        for option in options {
+            let SqlOption::KeyValue { key, value } = option else {
+                return Err(Error::syntax(format!("{option} is not an option")).hint("ALTER TABLE t SET (name = 'value')"));
+            };
+            let text = match value {
+                Expr::Value(value) => match &value.value {
+                    Value::SingleQuotedString(text) => text.clone(),
+                    other => other.to_string(),
+                },
+                other => other.to_string(),
+            };
+            if found.insert(key.value.to_lowercase(), text).is_some() {
+                return Err(Error::syntax(format!("option \"{}\" is given twice", key.value)));
+            }
+        }
+        Ok(Self(found))
+    }
+
     /// Whether none is left.
     #[must_use]
     pub fn is_empty(&self) -> bool {

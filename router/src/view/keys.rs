@@ -29,6 +29,7 @@ pub fn definition(id: u32, stream: &StreamDef) -> TableDef {
         kind: TableKind::Row(schema()),
         generation: 1,
         building: None,
+        next_mapping: None,
         newest: 1,
         history: None,
     }

@@ -299,7 +299,7 @@ impl Views {
         dir: &std::path::Path,
         select: Option<SelectProjection>,
     ) -> Result<(Store, Box<dyn Materializer>)> {
-        Ok(match &table.kind {
+        Ok(match &*table.kind_in(number) {
             TableKind::Row(schema) => {
                 let mut schema = schema.clone();
                 // Generations before an index know nothing of it.

@@ -6,7 +6,7 @@
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use router::{DocumentPatch, DocumentWritten, Expect};
+use router::{DocumentEdit, DocumentWritten, Expect};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -67,43 +67,52 @@ struct Changed<'a> {
 /// `PUT /v1/documents/{table}/{id}`: puts the document of the body in the place of whatever has the id.
 pub async fn put(
     State(app): State<App>,
-    ApiPath((table, id)): OneDocument,
+    ApiPath(of): OneDocument,
     ApiQuery(query): ApiQuery<ChangeQuery>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let deadline = Deadline::new(query.timeout_ms, app.limits.timeout_ms_max)?;
-    let (parts, content) = request.into_parts();
-    let expect = expected(&parts.headers)?;
-    let media_type = body::media_type(&parts.headers)?;
-    if media_type.as_deref() != Some("application/json") {
-        return Err(body::wrong_media_type(media_type.as_deref(), "application/json"));
-    }
-    let bytes = body::read_whole(&parts.headers, content, app.limits.record_bytes_max).await?;
-    let json: &RawValue = body::parse_json(&bytes, DOCUMENT_DEPTH_MAX)?;
-    let written = app.database.put_document(&table, &id, json.get().to_owned(), expect, deadline.at).await?;
-    Ok(changed(&id, &written))
+    change(&app, of, &query, request, "application/json", |media_type, body| {
+        let json = || body::parse_json::<&RawValue>(body, DOCUMENT_DEPTH_MAX);
+        (media_type == "application/json").then(|| Ok(DocumentEdit::Put(json()?.get().to_owned())))
+    })
+    .await
 }
 
 /// `PATCH /v1/documents/{table}/{id}`: a JSON Merge Patch or a JSON Patch.
 pub async fn patch(
     State(app): State<App>,
-    ApiPath((table, id)): OneDocument,
+    ApiPath(of): OneDocument,
     ApiQuery(query): ApiQuery<ChangeQuery>,
     request: Request,
+) -> Result<Response, ApiError> {
+    change(&app, of, &query, request, &format!("{MERGE_PATCH} or {JSON_PATCH}"), |media_type, body| {
+        let json = || body::parse_json::<Value>(body, DOCUMENT_DEPTH_MAX);
+        match media_type {
+            MERGE_PATCH => Some(json().map(DocumentEdit::Merge)),
+            JSON_PATCH => Some(json().and_then(|json| Ok(DocumentEdit::patch(json)?))),
+            _ => None,
+        }
+    })
+    .await
+}
+
+/// A change by what the body says; `read` knows some media types.
+async fn change(
+    app: &App,
+    (table, id): (String, String),
+    query: &ChangeQuery,
+    request: Request,
+    known: &str,
+    read: impl FnOnce(&str, &[u8]) -> Option<Result<DocumentEdit, ApiError>>,
 ) -> Result<Response, ApiError> {
     let deadline = Deadline::new(query.timeout_ms, app.limits.timeout_ms_max)?;
     let (parts, content) = request.into_parts();
     let expect = expected(&parts.headers)?;
     let media_type = body::media_type(&parts.headers)?;
-    let is_merge = match media_type.as_deref() {
-        Some(MERGE_PATCH) => true,
-        Some(JSON_PATCH) => false,
-        other => return Err(body::wrong_media_type(other, &format!("{MERGE_PATCH} or {JSON_PATCH}"))),
-    };
     let bytes = body::read_whole(&parts.headers, content, app.limits.record_bytes_max).await?;
-    let json: Value = body::parse_json(&bytes, DOCUMENT_DEPTH_MAX)?;
-    let patch = if is_merge { DocumentPatch::Merge(json) } else { DocumentPatch::operations(json)? };
-    let written = app.database.patch_document(&table, &id, patch, expect, deadline.at).await?;
+    let edit = media_type.as_deref().and_then(|media_type| read(media_type, &bytes));
+    let edit = edit.ok_or_else(|| body::wrong_media_type(media_type.as_deref(), known))??;
+    let written = app.database.change_document(&table, &id, edit, expect, deadline.at).await?;
     Ok(changed(&id, &written))
 }
 
@@ -116,7 +125,7 @@ pub async fn delete(
 ) -> Result<Response, ApiError> {
     let deadline = Deadline::new(query.timeout_ms, app.limits.timeout_ms_max)?;
     let expect = expected(&headers)?;
-    let written = app.database.delete_document(&table, &id, expect, deadline.at).await?;
+    let written = app.database.change_document(&table, &id, DocumentEdit::Delete, expect, deadline.at).await?;
     let mut answer = changed(&id, &written);
     answer.headers_mut().remove(header::ETAG);
     Ok(answer)
