@@ -17,7 +17,7 @@ mod truncate;
 
 use std::sync::Arc;
 
-use docstore::{Analyzer, Mapping, SearchField};
+use docstore::{Mapping, MappingOptions};
 use logcore::ErrorKind;
 use rowstore::{ColumnType, TableSchema};
 use tsstore::{FieldKind, SeriesSchema};
@@ -133,7 +133,7 @@ async fn create_table(database: &Database, table: CreateTable, context: Context<
             );
         }
         "document" => TableKind::Document(mapping(&mut options).and_then(|mapping| {
-            options.finish(&["key", "search", "facets"])?;
+            options.finish(&Mapping::OPTIONS)?;
             Ok(mapping)
         })?),
         "series" if table.stream.is_none() => {
@@ -223,28 +223,9 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 }
 
 fn mapping(options: &mut Options) -> Result<Mapping> {
-    let search = options.take("search").unwrap_or_default();
-    let field = |word: &str| {
-        let (path, analyzer) = word.split_once(':').unwrap_or((word, "standard"));
-        let analyzer = match analyzer.trim() {
-            "standard" => Analyzer::Standard,
-            "whitespace" => Analyzer::Whitespace,
-            "keyword" => Analyzer::Keyword,
-            "english" => Analyzer::English,
-            other => {
-                return Err(Error::invalid(format!("analyzer \"{other}\" is unknown"))
-                    .hint("use standard, english, whitespace or keyword"));
-            }
-        };
-        Ok(SearchField { path: path.trim().to_owned(), analyzer })
-    };
-    let mapping = Mapping {
-        key: options.take("key").unwrap_or_default(),
-        search: words(&search).map(field).collect::<Result<_>>()?,
-        facets: words(&options.take("facets").unwrap_or_default()).map(str::to_owned).collect(),
-    };
-    mapping.validate()?;
-    Ok(mapping)
+    let texts = Mapping::OPTIONS.map(|name| options.take(name));
+    let [key, search, facets, fields, dynamic] = texts.each_ref().map(Option::as_deref);
+    Ok(Mapping::from_options(&MappingOptions { key, search, facets, fields, dynamic })?)
 }
 
 fn series(schema: Option<TableSchema>, options: &mut Options) -> Result<SeriesDef> {
