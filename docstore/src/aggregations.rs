@@ -56,7 +56,10 @@ fn collector(snapshot: &DocumentSnapshot, request: Value) -> Result<AggregationC
 }
 
 /// The collector of a request's aggregations, `None` when there are none.
-pub(crate) fn requested(snapshot: &DocumentSnapshot, aggregations: &Map<String, Value>) -> Result<Option<AggregationCollector>, Error> {
+pub(crate) fn requested(
+    snapshot: &DocumentSnapshot,
+    aggregations: &Map<String, Value>,
+) -> Result<Option<AggregationCollector>, Error> {
     if aggregations.is_empty() {
         return Ok(None);
     }
@@ -101,7 +104,12 @@ pub(crate) fn to_value(results: &AggregationResults) -> Result<Value, Error> {
     serde_json::to_value(results).map_err(|error| Error::Aggregation { detail: error.to_string() })
 }
 
-fn rewrite(snapshot: &DocumentSnapshot, aggregations: &Map<String, Value>, at: &str, depth: usize) -> Result<Map<String, Value>, Error> {
+fn rewrite(
+    snapshot: &DocumentSnapshot,
+    aggregations: &Map<String, Value>,
+    at: &str,
+    depth: usize,
+) -> Result<Map<String, Value>, Error> {
     let refuse = |at: String, message: String| Err(Error::Request { at, message });
     if depth == DEPTH_MAX {
         return refuse(at.to_owned(), format!("aggregations nest deeper than {DEPTH_MAX} levels"));
@@ -116,7 +124,8 @@ fn rewrite(snapshot: &DocumentSnapshot, aggregations: &Map<String, Value>, at: &
         for (word, options) in body {
             if matches!(word.as_str(), "aggs" | "aggregations") {
                 let Some(inner) = options.as_object() else { return refuse(at, format!("`{word}` needs an object")) };
-                aggregation.insert("aggs".to_owned(), Value::Object(rewrite(snapshot, inner, &format!("{at}.{word}"), depth + 1)?));
+                aggregation
+                    .insert("aggs".to_owned(), Value::Object(rewrite(snapshot, inner, &format!("{at}.{word}"), depth + 1)?));
                 continue;
             }
             let Some(kind) = KINDS.iter().find(|(kind, ..)| kind == word) else {

@@ -13,7 +13,7 @@
 //! | `_fields` | keywords | `has:path` when a value is there, `mixed:path` when the facet does not tell the column |
 //! | `t:path` | text with positions | a search field |
 //! | `k:path`, `n:path`, `d:path` | keyword, f64, date; fast | a facet: all values as text; numbers; RFC 3339 times and dates |
-//! | `k:path` and `n:`, `i:`, `f:`; `d:`; `b:`; `p:` | fast | a typed field: its text, and the numbers (all as floats, whole ones as i64, others); date; boolean; address |
+//! | `k:path` and `n:`, `i:`, `f:`; `d:`; `p:` | fast | a typed field: its text, and numbers (all as floats, whole ones as i64, others); a date; an address |
 //! | `_dynamic`, `_overflow` | JSON | with `dynamic`: paths the mapping does not name, see `dynamic` |
 //!
 //! # Crash safety
@@ -76,12 +76,19 @@ pub(crate) struct FacetFields {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Typed {
     /// A facet without a declared type.
-    Any { number: Field, date: Field },
+    Any {
+        number: Field,
+        date: Field,
+    },
     Keyword,
     /// All numbers as floats; whole ones exactly; all others.
-    Number { number: Field, integer: Field, fraction: Field },
+    Number {
+        number: Field,
+        integer: Field,
+        fraction: Field,
+    },
     Date(Field),
-    Boolean(Field),
+    Boolean,
     Ip(Field),
 }
 
@@ -93,7 +100,7 @@ impl Typed {
             Self::Keyword => FieldKind::Keyword.name(),
             Self::Number { .. } => FieldKind::Number.name(),
             Self::Date(_) => FieldKind::Date.name(),
-            Self::Boolean(_) => FieldKind::Boolean.name(),
+            Self::Boolean => FieldKind::Boolean.name(),
             Self::Ip(_) => FieldKind::Ip.name(),
         }
     }
@@ -113,10 +120,8 @@ impl Typed {
                 fraction: schema.add_f64_field(&format!("f:{path}"), fast()),
             },
             Some(FieldKind::Date) => Self::Date(schema.add_date_field(&format!("d:{path}"), date())),
-            Some(FieldKind::Boolean) => Self::Boolean(schema.add_bool_field(&format!("b:{path}"), fast())),
-            Some(FieldKind::Ip) => {
-                Self::Ip(schema.add_ip_addr_field(&format!("p:{path}"), IpAddrOptions::default().set_fast()))
-            }
+            Some(FieldKind::Boolean) => Self::Boolean,
+            Some(FieldKind::Ip) => Self::Ip(schema.add_ip_addr_field(&format!("p:{path}"), IpAddrOptions::default().set_fast())),
         }
     }
 
@@ -131,7 +136,7 @@ impl Typed {
                     document.add_date(date, moment);
                 }
             }
-            Self::Keyword => {}
+            Self::Keyword | Self::Boolean => {}
             Self::Number { number, integer, fraction } => {
                 let Some(value) = Number::of(scalar) else { return };
                 document.add_f64(number, value.float());
@@ -143,11 +148,6 @@ impl Typed {
             Self::Date(date) => {
                 if let Some(moment) = values::typed_date(scalar) {
                     document.add_date(date, moment);
-                }
-            }
-            Self::Boolean(boolean) => {
-                if let Some(flag) = values::boolean(text) {
-                    document.add_bool(boolean, flag);
                 }
             }
             Self::Ip(address) => {

@@ -245,7 +245,12 @@ mod tests {
 
     fn mapping(search: &[&str], facets: &[&str]) -> Mapping {
         let search = search.iter().map(|path| SearchField { path: (*path).to_owned(), analyzer: Analyzer::default() }).collect();
-        Mapping { key: "id".to_owned(), search, facets: facets.iter().map(|path| (*path).to_owned()).collect(), ..Mapping::default() }
+        Mapping {
+            key: "id".to_owned(),
+            search,
+            facets: facets.iter().map(|path| (*path).to_owned()).collect(),
+            ..Mapping::default()
+        }
     }
 
     #[test]

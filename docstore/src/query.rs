@@ -22,10 +22,13 @@ use crate::request::{MultiMatch, MultiMatchKind, Query as Request};
 use crate::table::{DocumentSnapshot, Shared};
 use crate::text::{self, Leaf, Operator, Role, Tree};
 
+mod checked;
 mod expand;
 mod like;
 mod lookup;
 mod typed;
+
+use checked::{checked, excluded};
 
 /// A query, or nothing when the text had no tokens.
 type Compiled = Option<Box<dyn Query>>;
@@ -84,7 +87,7 @@ impl<'a> Compiler<'a> {
                 for field in fields {
                     clauses.extend(self.leaf(field, leaf)?.map(|query| (Occur::Should, query)));
                 }
-                boolean(clauses)
+                boolean(clauses).map(checked)
             }
             Tree::Clauses(clauses) => self.clauses(clauses, fields)?,
         })
@@ -102,7 +105,7 @@ impl<'a> Compiler<'a> {
                 Role::Should => Occur::Should,
                 Role::MustNot => Occur::MustNot,
             };
-            compiled.extend(query.map(|query| (occur, query)));
+            compiled.extend(query.map(|query| (occur, if occur == Occur::MustNot { excluded(query) } else { query })));
         }
         let only_exclusions = !clauses.is_empty() && clauses.iter().all(|(role, _)| *role == Role::MustNot);
         if only_exclusions {
@@ -110,11 +113,11 @@ impl<'a> Compiler<'a> {
         } else if compiled.iter().all(|(occur, _)| *occur == Occur::MustNot) {
             return Ok(None);
         }
-        Ok(boolean(compiled))
+        Ok(boolean(compiled).map(checked))
     }
 
     fn leaf(&mut self, path: &str, leaf: &Leaf) -> Result<Compiled, Error> {
-        match leaf {
+        let query = match leaf {
             Leaf::Word(word) => self.phrase(path, word, 0),
             Leaf::Phrase(text, slop) => self.phrase(path, text, *slop),
             Leaf::Prefix(prefix) => self.prefix(path, prefix).map(Some),
@@ -124,11 +127,16 @@ impl<'a> Compiler<'a> {
                 let (lower, upper) = self.bounds(path, lower, upper);
                 self.range(path, &lower, &upper).map(Some)
             }
-        }
+        };
+        Ok(query?.map(checked))
     }
 
     /// Compiles the query of a search request.
     pub(crate) fn request(&mut self, query: &Request) -> Result<Box<dyn Query>, Error> {
+        self.compile(query).map(checked)
+    }
+
+    fn compile(&mut self, query: &Request) -> Result<Box<dyn Query>, Error> {
         let nothing = || Box::new(EmptyQuery) as Box<dyn Query>;
         Ok(match query {
             Request::MatchAll => Box::new(AllQuery),
@@ -173,7 +181,7 @@ impl<'a> Compiler<'a> {
                 }
                 self.prohibited += 1;
                 for query in must_not {
-                    clauses.push((Occur::MustNot, self.request(query)?));
+                    clauses.push((Occur::MustNot, excluded(self.request(query)?)));
                 }
                 self.prohibited -= 1;
                 let optional = !must.is_empty() || !filter.is_empty();
@@ -203,8 +211,8 @@ impl Compiler<'_> {
                 MultiMatchKind::PhrasePrefix => self.phrase_prefix(field, text)?,
             };
             queries.extend(query.map(|query| match *boost {
-                1.0 => query,
-                boost => Box::new(BoostQuery::new(query, boost)) as Box<dyn Query>,
+                1.0 => checked(query),
+                boost => Box::new(BoostQuery::new(checked(query), boost)) as Box<dyn Query>,
             }));
         }
         if *kind == MultiMatchKind::MostFields {

@@ -99,8 +99,20 @@ impl Key {
     fn order(&self, one: &Sorted, other: &Sorted) -> Ordering {
         match (one, other) {
             (Sorted::Missing, Sorted::Missing) => Ordering::Equal,
-            (Sorted::Missing, _) => if self.missing_first { Ordering::Less } else { Ordering::Greater },
-            (_, Sorted::Missing) => if self.missing_first { Ordering::Greater } else { Ordering::Less },
+            (Sorted::Missing, _) => {
+                if self.missing_first {
+                    Ordering::Less
+                } else {
+                    Ordering::Greater
+                }
+            }
+            (_, Sorted::Missing) => {
+                if self.missing_first {
+                    Ordering::Greater
+                } else {
+                    Ordering::Less
+                }
+            }
             (one, other) => one.rank().cmp(&other.rank()).then_with(|| {
                 let order = one.compare(other);
                 if self.descending { order.reverse() } else { order }
@@ -139,7 +151,7 @@ impl Keys {
                 "_id" => By::Id,
                 path => match snapshot.shared.fields.facet(path)?.typed {
                     Typed::Any { .. } => By::Any,
-                    Typed::Keyword | Typed::Boolean(_) => By::Text,
+                    Typed::Keyword | Typed::Boolean => By::Text,
                     Typed::Number { .. } => By::Number,
                     Typed::Date(_) => By::Date,
                     Typed::Ip(_) => By::Ip,
@@ -168,11 +180,14 @@ impl Keys {
         let refuse = |message: String| Error::Request { at: "search_after".to_owned(), message };
         if after.len() != self.0.len() {
             let count = self.0.len();
-            let message = format!("has {} values, the sort and `_id` are {count}; give the `sort` of the last hit as it came", after.len());
+            let message =
+                format!("has {} values, the sort and `_id` are {count}; give the `sort` of the last hit as it came", after.len());
             return Err(refuse(message));
         }
         let read = self.0.iter().zip(after).map(|(key, value)| {
-            key.read(value).ok_or_else(|| refuse(format!("{value} can't be a value of `{}`; give the `sort` of the last hit as it came", key.path)))
+            key.read(value).ok_or_else(|| {
+                refuse(format!("{value} can't be a value of `{}`; give the `sort` of the last hit as it came", key.path))
+            })
         });
         read.collect()
     }
@@ -243,7 +258,8 @@ impl SegmentHits {
         for values in &self.columns {
             found.push(values.of(doc, score)?);
             // Most documents are out before their ids, or even their other values, have been read.
-            let outside = |bound: &Option<Vec<Sorted>>, side| bound.as_ref().is_some_and(|bound| self.keys.order(&found, bound) == side);
+            let outside =
+                |bound: &Option<Vec<Sorted>>, side| bound.as_ref().is_some_and(|bound| self.keys.order(&found, bound) == side);
             if outside(&self.worst, Ordering::Greater) || outside(&self.after, Ordering::Less) {
                 return Ok(());
             }

@@ -15,8 +15,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub use tantivy::tokenizer::Language;
 use tantivy::tokenizer::{
-    AsciiFoldingFilter, LowerCaser, RawTokenizer, RemoveLongFilter, SimpleTokenizer, Stemmer, StopWordFilter, TextAnalyzer, Token,
-    TokenFilter, TokenStream, Tokenizer, WhitespaceTokenizer,
+    AsciiFoldingFilter, LowerCaser, RawTokenizer, RemoveLongFilter, SimpleTokenizer, Stemmer, StopWordFilter, TextAnalyzer,
+    Token, TokenFilter, TokenStream, Tokenizer, WhitespaceTokenizer,
 };
 
 use crate::error::{Error, nearest};
@@ -301,7 +301,8 @@ fn base(analyzer: &str, part: &str) -> Result<Chain, Error> {
 }
 
 fn filter(chain: &mut Chain, analyzer: &str, part: &str) -> Result<(), Error> {
-    const NAMES: [&str; 6] = ["lowercase", "asciifolding", "stop(LANGUAGE)", "stem(LANGUAGE)", "ngram(MIN,MAX)", "edge_ngram(MIN,MAX)"];
+    const NAMES: [&str; 6] =
+        ["lowercase", "asciifolding", "stop(LANGUAGE)", "stem(LANGUAGE)", "ngram(MIN,MAX)", "edge_ngram(MIN,MAX)"];
     let (word, arguments) = call(part);
     let language = || {
         let name = arguments.unwrap_or_default();

@@ -32,9 +32,10 @@ impl Compiler<'_> {
         check_length("wildcard", path, pattern)?;
         let (place, fold) = self.place(path)?;
         let glob = Glob::parse(&fold(pattern));
-        let found = self.expand(place, &glob.literal_prefix(), &format!("wildcard `{pattern}`"), EXPANSIONS_MAX, &mut |tokens| {
-            Ok(tokens.iter().map(|token| glob.matches(token)).collect())
-        })?;
+        let found =
+            self.expand(place, &glob.literal_prefix(), &format!("wildcard `{pattern}`"), EXPANSIONS_MAX, &mut |tokens| {
+                Ok(tokens.iter().map(|token| glob.matches(token)).collect())
+            })?;
         Ok(self.any_of(path, place, found))
     }
 
@@ -87,7 +88,11 @@ impl Compiler<'_> {
             found.extend(batch.drain(..).zip(matched).filter_map(|(token, matched)| matched.then_some(token)));
             if found.len() > expansions_max {
                 let hint = "begin it with more characters that are not wild";
-                return Err(Error::TooLarge { what: format!("the number of tokens that {what} means"), max: expansions_max, hint });
+                return Err(Error::TooLarge {
+                    what: format!("the number of tokens that {what} means"),
+                    max: expansions_max,
+                    hint,
+                });
             }
             Ok(())
         };
@@ -123,11 +128,13 @@ fn check_length(kind: &str, path: &str, pattern: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// The last line of the library's message says what is wrong, the ones before draw the pattern.
+/// What is wrong is on one line of the library's message, among others that draw the pattern.
 fn reason(message: &str) -> String {
-    let last = message.lines().last().unwrap_or(message).trim();
-    let last = last.strip_prefix("error:").unwrap_or(last).trim();
-    format!("can't be read: {last}; write it as in `cra(sh|ck)[0-9]*`, a backslash before characters that are meant as they are")
+    if message.contains("CompiledTooBig") || message.contains("exceeds size limit") {
+        return "can't be read: its repetitions are over the size limit; repeat less, or shorter parts".to_owned();
+    }
+    let line = message.lines().find_map(|line| line.trim().strip_prefix("error:")).unwrap_or("it is malformed").trim();
+    format!("can't be read: {line}; write it as in `cra(sh|ck)[0-9]*`, a backslash before characters that are meant as they are")
 }
 
 /// The characters that every match of a regular expression begins with, as far as that is easy to see.
@@ -222,7 +229,9 @@ mod tests {
 
     #[test]
     fn prefixes_of_regular_expressions_are_only_what_is_sure() {
-        for (pattern, wanted) in [("crash.*", "crash"), ("crash*", "cras"), ("a|b", ""), ("(ab)", ""), ("ab{0}", "a"), ("", ""), ("äb", "")] {
+        for (pattern, wanted) in
+            [("crash.*", "crash"), ("crash*", "cras"), ("a|b", ""), ("(ab)", ""), ("ab{0}", "a"), ("", ""), ("äb", "")]
+        {
             assert_eq!(literal_prefix(pattern), wanted, "{pattern}");
         }
     }

@@ -44,7 +44,8 @@ impl Compiler<'_> {
                 return Err(Error::unknown_field(path, search));
             };
             let mut counts: BTreeMap<String, u32> = BTreeMap::new();
-            let mut add = |text: &str| analyse(analyzer, text).into_iter().for_each(|(_, token)| *counts.entry(token).or_default() += 1);
+            let mut add =
+                |text: &str| analyse(analyzer, text).into_iter().for_each(|(_, token)| *counts.entry(token).or_default() += 1);
             texts.iter().for_each(|text| add(text));
             for document in &documents {
                 visit_values(document, &split_path(path), &mut |scalar| scalar_text(scalar).iter().for_each(|text| add(text)));

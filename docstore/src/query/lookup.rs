@@ -4,16 +4,16 @@ use std::ops::Bound;
 
 use tantivy::Term;
 use tantivy::query::{
-    AllQuery, BooleanQuery, ConstScoreQuery, EmptyQuery, FuzzyTermQuery, Occur, PhrasePrefixQuery, PhraseQuery, Query, RangeQuery,
-    TermQuery, TermSetQuery,
+    AllQuery, BooleanQuery, ConstScoreQuery, EmptyQuery, FuzzyTermQuery, Occur, PhrasePrefixQuery, PhraseQuery, Query,
+    RangeQuery, TermQuery, TermSetQuery,
 };
 use tantivy::schema::{Field, IndexRecordOption};
 
 use super::typed::between_terms;
-use super::{Compiled, Compiler, boolean, is_plain_text, typed};
+use super::{Compiled, Compiler, boolean, checked, is_plain_text, typed};
 use crate::error::Error;
 use crate::highlight::Mark;
-use crate::index::values::{self, Number};
+use crate::index::values::{self, Number, integer_as_float};
 use crate::index::{FacetFields, Typed};
 use crate::mapping::{Analyzer, FACET_BYTES_MAX};
 use crate::request::{Fuzziness, RangeValue};
@@ -204,7 +204,9 @@ impl<'a> Compiler<'a> {
         }
         Ok(match tokens.as_slice() {
             [] => None,
-            [(_, token)] => Some(or_values(place, text, Box::new(TermQuery::new(place.term(token), IndexRecordOption::WithFreqs)))),
+            [(_, token)] => {
+                Some(or_values(place, text, Box::new(TermQuery::new(place.term(token), IndexRecordOption::WithFreqs))))
+            }
             tokens => {
                 let terms = tokens.iter().map(|(position, token)| (*position, place.term(token))).collect();
                 Some(or_values(place, text, Box::new(PhraseQuery::new_with_offset_and_slop(terms, slop))))
@@ -237,7 +239,7 @@ impl<'a> Compiler<'a> {
             self.count(word.len())?;
             word.iter().for_each(|(_, token)| self.mark(path, Mark::Term(token.clone())));
             let terms = word.iter().map(|(position, token)| (*position, place.term(token))).collect();
-            clauses.push((occur, Box::new(PhraseQuery::new_with_offset(terms))));
+            clauses.push((occur, checked(Box::new(PhraseQuery::new_with_offset(terms)))));
         }
         Ok(boolean(clauses).map(|query| or_values(place, text, query)))
     }
@@ -251,7 +253,7 @@ impl<'a> Compiler<'a> {
         }
         check_automaton(token)?;
         self.mark(path, Mark::Fuzzy(token.to_owned(), edits));
-        Ok(Box::new(FuzzyTermQuery::new(term, edits, true)))
+        Ok(checked(Box::new(FuzzyTermQuery::new(term, edits, true))))
     }
 
     pub(super) fn fuzzy(&mut self, path: &str, word: &str, edits: u8) -> Result<Compiled, Error> {
@@ -391,16 +393,24 @@ impl<'a> Compiler<'a> {
         if self.shared.fields.dynamic.is_some_and(|fields| fields.overflow == field) {
             return refuse("it is beyond the table's limit of dynamic fields; declare it in `fields`");
         }
+        let is_float = |bound: &Bound<RangeValue>| {
+            matches!(bound, Bound::Included(RangeValue::Number(_)) | Bound::Excluded(RangeValue::Number(_)))
+        };
+        // Both bounds have to be of one type.
+        let floats = is_float(lower) || is_float(upper);
         let term = |value: &RangeValue| {
             let mut term = Term::from_field_json_path(field, path, true);
             match value {
+                RangeValue::Integer(integer) if floats => term.append_type_and_fast_value(integer_as_float(*integer)),
                 RangeValue::Integer(integer) => term.append_type_and_fast_value(*integer),
                 RangeValue::Number(number) => term.append_type_and_fast_value(*number),
                 RangeValue::Text(text) => term.append_type_and_fast_value(values::date_text(text)?),
             }
             Some(term)
         };
-        let is_text = |bound: &Bound<RangeValue>| matches!(bound, Bound::Included(RangeValue::Text(_)) | Bound::Excluded(RangeValue::Text(_)));
+        let is_text = |bound: &Bound<RangeValue>| {
+            matches!(bound, Bound::Included(RangeValue::Text(_)) | Bound::Excluded(RangeValue::Text(_)))
+        };
         let is_number = |bound: &Bound<RangeValue>| !is_text(bound) && !matches!(bound, Bound::Unbounded);
         if (is_text(lower) && is_number(upper)) || (is_number(lower) && is_text(upper)) {
             return refuse("one bound is a number, the other is text; write both the same way");
@@ -412,12 +422,19 @@ impl<'a> Compiler<'a> {
         };
         match (bound(lower), bound(upper)) {
             (Some(lower), Some(upper)) => Ok(Box::new(RangeQuery::new(lower, upper))),
-            _ => refuse("its bounds are numbers or dates such as `2024-03-01`; for others declare the field in `facets` or `fields`"),
+            _ => refuse(
+                "its bounds are numbers or dates such as `2024-03-01`; for others declare the field in `facets` or `fields`",
+            ),
         }
     }
 
     /// Bounds of a query text: numbers when all of them can be read as such, text where the field has a type of its own.
-    pub(super) fn bounds(&self, path: &str, lower: &Bound<String>, upper: &Bound<String>) -> (Bound<RangeValue>, Bound<RangeValue>) {
+    pub(super) fn bounds(
+        &self,
+        path: &str,
+        lower: &Bound<String>,
+        upper: &Bound<String>,
+    ) -> (Bound<RangeValue>, Bound<RangeValue>) {
         let facet = self.shared.fields.path(path).and_then(|fields| fields.facet);
         if path == "_id" || facet.is_some_and(|facet| !matches!(facet.typed, Typed::Any { .. })) {
             return (lower.clone().map(RangeValue::Text), upper.clone().map(RangeValue::Text));
@@ -443,7 +460,7 @@ fn or_values(place: Place<'_>, text: &str, query: Box<dyn Query>) -> Box<dyn Que
     if values.is_empty() {
         return query;
     }
-    Box::new(BooleanQuery::union(vec![query, Box::new(TermSetQuery::new(values))]))
+    Box::new(BooleanQuery::union(vec![checked(query), checked(Box::new(TermSetQuery::new(values)))]))
 }
 
 /// One score, whichever of the clauses matches.

@@ -7,7 +7,8 @@ use std::net::Ipv6Addr;
 use std::ops::Bound;
 
 use serde_json::Value;
-use tantivy::query::{ConstScoreQuery, EmptyQuery, Occur, Query, RangeQuery};
+use tantivy::query::{ConstScoreQuery, EmptyQuery, Occur, Query, RangeQuery, TermQuery};
+use tantivy::schema::IndexRecordOption;
 use tantivy::{DateTime, Term};
 
 use super::boolean;
@@ -20,7 +21,7 @@ fn refuse(path: &str, kind: Typed, text: &str) -> Error {
     let example = match kind {
         Typed::Number { .. } => "a number such as `7` or `-0.5`",
         Typed::Date(_) => "a date such as `2024-03-01`, `2024-03-01T12:00:00Z`, or milliseconds since 1970",
-        Typed::Boolean(_) => "`true` or `false`",
+        Typed::Boolean => "`true` or `false`",
         Typed::Ip(_) => "an address such as `10.0.0.7`, or a network such as `10.0.0.0/8`",
         Typed::Any { .. } | Typed::Keyword => "text",
     };
@@ -37,7 +38,10 @@ pub(super) fn equals(path: &str, facet: FacetFields, text: &str) -> Result<Box<d
             Number::Fraction(value) => same(Term::from_field_f64(fraction, value)),
         },
         Typed::Date(date) => same(Term::from_field_date(date, values::date_text(text).ok_or_else(refused)?)),
-        Typed::Boolean(field) => same(Term::from_field_bool(field, values::boolean(text).ok_or_else(refused)?)),
+        Typed::Boolean => {
+            values::boolean(text).ok_or_else(refused)?;
+            Box::new(TermQuery::new(Term::from_field_text(facet.keyword, text), IndexRecordOption::Basic))
+        }
         Typed::Ip(field) => {
             let (first, last) = values::network(text).ok_or_else(refused)?;
             let term = |ip| Bound::Included(Term::from_field_ip_addr(field, ip));
@@ -93,7 +97,7 @@ pub(super) fn between(
             let bounds: (Bound<Ipv6Addr>, Bound<Ipv6Addr>) = (try_map(lower, ip)?, try_map(upper, ip)?);
             between_terms(bounds, |value| Term::from_field_ip_addr(field, value))
         }
-        Typed::Boolean(_) => {
+        Typed::Boolean => {
             let message = "booleans have no order; use `term` with true or false".to_owned();
             return Err(Error::Request { at: format!("the range of `{path}`"), message });
         }

@@ -8,8 +8,8 @@ use std::ops::Bound;
 use serde_json::{Map, Value};
 
 use super::{
-    FACET_SIZE_MAX, Facets, Fuzziness, HIGHLIGHT_CHARS_MAX, Highlight, Like, MoreLikeThis, MultiMatch, MultiMatchKind, QUERIES_MAX,
-    Query, RangeValue, Sort, SortKey, Suggest, VALUES_MAX,
+    FACET_SIZE_MAX, Facets, Fuzziness, HIGHLIGHT_CHARS_MAX, Highlight, Like, MoreLikeThis, MultiMatch, MultiMatchKind,
+    QUERIES_MAX, Query, RangeValue, Sort, SortKey, Suggest, VALUES_MAX,
 };
 use crate::error::nearest;
 use crate::mapping::scalar_text;
@@ -59,7 +59,9 @@ impl Depth<'_> {
     fn parse(self, value: &Value, at: &str) -> Parsed<Query> {
         self.queries.set(self.queries.get() + 1);
         if self.queries.get() > QUERIES_MAX {
-            return Err(format!("{at}: more than {QUERIES_MAX} queries in one request; look for many values with `terms` or `ids`"));
+            return Err(format!(
+                "{at}: more than {QUERIES_MAX} queries in one request; look for many values with `terms` or `ids`"
+            ));
         }
         if self.depth > DEPTH_MAX {
             return Err(format!("{at}: queries nest deeper than {DEPTH_MAX} levels"));
