@@ -31,7 +31,7 @@ use tantivy::schema::{
     SchemaBuilder, TextFieldIndexing, TextOptions,
 };
 use tantivy::tokenizer::TokenizerManager;
-use tantivy::{Index, IndexSettings, TantivyDocument, TantivyError, Term};
+use tantivy::{Index, IndexSettings, SingleSegmentIndexWriter, TantivyDocument, TantivyError, Term};
 
 use crate::error::Error;
 use crate::mapping::{Analyzer, FACET_BYTES_MAX, FieldKind, Mapping, is_plain, scalar_text, split_path, visit_values};
@@ -324,12 +324,14 @@ pub(crate) struct Opened {
     pub dynamic: DynamicPaths,
 }
 
-/// An index of a mapping in memory, for a moment.
-pub(crate) fn in_memory(mapping: &Mapping) -> Result<(Index, Fields), TantivyError> {
+/// Writes an index of a mapping in memory, in one go.
+pub(crate) fn in_memory(
+    mapping: &Mapping,
+    memory_bytes: usize,
+) -> Result<(SingleSegmentIndexWriter<TantivyDocument>, Fields), TantivyError> {
     let (schema, fields) = Fields::build(mapping);
-    let mut index = Index::create(RamDirectory::create(), schema, IndexSettings::default())?;
-    index.set_tokenizers(analyzers(mapping));
-    Ok((index, fields))
+    let builder = Index::builder().schema(schema).tokenizers(analyzers(mapping));
+    Ok((builder.single_segment_index_writer(RamDirectory::create(), memory_bytes)?, fields))
 }
 
 /// Opens or creates the index in `dir` and says up to where it holds the log.

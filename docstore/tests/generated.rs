@@ -15,7 +15,7 @@ use common::{Fixture, ids, search};
 use corpus::{CORPUS, Count, Doc, KINDS, Random, WORDS, has_phrase, has_word, tokens};
 use docstore::mapping::MappingOptions;
 use docstore::text::Operator;
-use docstore::{Mapping, SearchRequest};
+use docstore::{Mapping, Percolator, SearchRequest};
 use serde_json::{Value, json};
 use tantivy::query::{BooleanQuery, BoostQuery, ConstScoreQuery, DisjunctionMaxQuery, Occur, PhraseQuery, Query, TermQuery};
 use tantivy::schema::IndexRecordOption;
@@ -81,6 +81,7 @@ fn bounds(random: &mut Random, mut bound: impl FnMut(&mut Random) -> i128) -> Ve
     range
 }
 
+#[allow(clippy::too_many_lines, reason = "one arm a kind of query")]
 fn leaf(random: &mut Random) -> Generated {
     let word = random.of(&WORDS).to_owned();
     match random.below(24) {
@@ -698,6 +699,29 @@ fn any_text_and_any_options_are_read_or_refused() {
             }
         }
     }
+}
+
+#[test]
+fn saved_searches_find_new_documents_as_searches_find_old_ones() {
+    let mut random = Random(0x2545_F491_4F6C_DD1D);
+    let generated: Vec<Generated> = (0..150).map(|_| generate(&mut random, 2)).collect();
+    let read = |json: &Value| serde_json::from_value::<SearchRequest>(json!({ "query": json })).unwrap().query;
+    let named = generated.iter().enumerate().map(|(n, query)| (n.to_string(), read(&query.json)));
+    let percolator = Percolator::new(corpus::mapping(), named).unwrap();
+    let docs: Vec<Doc> = (0..60).map(|n| corpus::doc(n, &mut random)).collect();
+    let json: Vec<String> = docs.iter().map(|doc| doc.json().to_string()).collect();
+    let batch: Vec<(&str, &[u8])> = docs.iter().zip(&json).map(|(doc, json)| (doc.id.as_str(), json.as_bytes())).collect();
+    let found = percolator.matches(&batch).unwrap();
+    for (doc, found) in docs.iter().zip(&found) {
+        let expected: Vec<String> =
+            (0..generated.len()).filter(|n| (generated[*n].matches)(doc)).map(|n| n.to_string()).collect();
+        assert_eq!(*found, expected, "{doc:?}");
+    }
+    assert_eq!(percolator.matches(&batch[3..4]).unwrap(), found[3..4], "one document alone");
+    let wrong = Percolator::new(Mapping::default(), [("mine".to_owned(), read(&json!({"match": {"bdy": "x"}})))]);
+    assert!(wrong.unwrap_err().to_string().contains("(in the saved search `mine`)"));
+    let error = percolator.matches(&[("d", b"[]")]).unwrap_err().to_string();
+    assert!(error.contains("document `d` of the batch: is not a JSON object"), "{error}");
 }
 
 #[test]

@@ -27,6 +27,9 @@ pub(crate) struct DynamicPaths {
     pub paths: BTreeSet<String>,
     /// Whether there are more.
     pub overflowed: bool,
+    /// Every path has columns of its own, whether it was found or not: for documents that come and go.
+    #[serde(skip)]
+    pub any: bool,
 }
 
 /// The two fields.
@@ -64,7 +67,7 @@ impl DynamicFields {
         found.values.retain(|path, _| !named(path));
         let (mut own, mut overflow, mut paths) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
         for (path, values) in found.values {
-            let room = known.paths.len() < self.paths_max;
+            let room = known.any || known.paths.len() < self.paths_max;
             if known.paths.contains(&path) || room {
                 known.paths.insert(path.clone());
                 own.insert(path.clone(), OwnedValue::Array(values));

@@ -26,6 +26,9 @@ const PATTERN_BYTES_MAX: usize = 256;
 /// Tokens compared at once.
 const BATCH: usize = 16_384;
 
+/// Which of some tokens match.
+type Test<'a> = dyn FnMut(&[String]) -> Result<Vec<bool>, Error> + 'a;
+
 impl Compiler<'_> {
     /// Tokens that match `*` (any characters), `?` (one character) and everything else as it is; a backslash takes the next one so.
     pub(super) fn wildcard(&mut self, path: &str, pattern: &str) -> Result<Box<dyn Query>, Error> {
@@ -73,7 +76,7 @@ impl Compiler<'_> {
         prefix: &str,
         what: &str,
         expansions_max: usize,
-        test: &mut dyn FnMut(&[String]) -> Result<Vec<bool>, Error>,
+        test: &mut Test<'_>,
     ) -> Result<BTreeSet<String>, Error> {
         self.count(1)?;
         let start = place.term(prefix);

@@ -128,7 +128,7 @@ impl<'a> Compiler<'a> {
     fn dynamic(&self, path: &str) -> Result<Field, Error> {
         let known = &self.snapshot.dynamic;
         match self.shared.fields.dynamic {
-            Some(fields) if known.paths.contains(path) => Ok(fields.own),
+            Some(fields) if known.any || known.paths.contains(path) => Ok(fields.own),
             Some(fields) if known.overflowed => Ok(fields.overflow),
             _ => {
                 let found = known.paths.iter().map(String::as_str);
