@@ -80,7 +80,7 @@ pub enum FieldKind {
     Keyword,
     /// Numbers; whole ones of 64 bits compare exactly, others as 64-bit floats.
     Number,
-    /// ISO 8601 text, or milliseconds since 1970.
+    /// ISO 8601 text, or whole numbers: seconds since 1970, from 10^11 on milliseconds.
     Date,
     /// `true` or `false`.
     Boolean,

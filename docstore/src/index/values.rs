@@ -73,10 +73,10 @@ fn in_range(date: OffsetDateTime) -> Option<DateTime> {
 }
 
 /// A date of a typed field: text of ISO 8601, where what is left out is its first (`2024`, `2024-03`, `2024-03-01T12:00`, a space for
-/// the `T`, no offset for UTC), or milliseconds since 1970, as a number or as text of at least five digits.
+/// the `T`, no offset for UTC), or seconds or milliseconds since 1970, as a whole number or as text of at least five digits.
 pub(crate) fn typed_date(value: &Value) -> Option<DateTime> {
     match value {
-        Value::Number(number) => millis(number.as_i64()?),
+        Value::Number(number) => since_1970(number.as_i64()?),
         Value::String(text) => date_text(text.trim()),
         _ => None,
     }
@@ -89,7 +89,7 @@ pub(crate) fn date_text(text: &str) -> Option<DateTime> {
     if text.len() > 4
         && let Ok(number) = text.parse::<i64>()
     {
-        return millis(number);
+        return since_1970(number);
     }
     let (day, time) = text.split_once(['T', 't', ' ']).unwrap_or((text, ""));
     let day = match day.len() {
@@ -114,7 +114,11 @@ pub(crate) fn date_text(text: &str) -> Option<DateTime> {
     rfc3339(&format!("{day}T{clock}{offset}"))
 }
 
-fn millis(millis: i64) -> Option<DateTime> {
+/// Seconds below this, milliseconds from it on, as everywhere in the product: 5138 or 1973.
+const MILLIS_FROM: u64 = 100_000_000_000;
+
+fn since_1970(number: i64) -> Option<DateTime> {
+    let millis = if number.unsigned_abs() < MILLIS_FROM { number * 1000 } else { number };
     in_range(OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000).ok()?)
 }
 
@@ -164,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn typed_dates_are_iso_8601_or_milliseconds() {
+    fn typed_dates_are_iso_8601_or_counted_from_1970() {
         let millis = |text: &str| date_text(text).map(DateTime::into_timestamp_millis);
         for (text, wanted) in [
             ("1970", Some(0)),
@@ -174,8 +178,10 @@ mod tests {
             ("1970-01-01 00:00:01.25", Some(1_250)),
             ("1970-01-01T02:00:00+0200", Some(0)),
             ("1970-01-01T02:00+02", Some(0)),
-            ("86400000", Some(86_400_000)),
-            ("-86400000", Some(-86_400_000)),
+            ("86400", Some(86_400_000)),
+            ("-86400", Some(-86_400_000)),
+            ("1700000000", Some(1_700_000_000_000)),
+            ("1700000000000", Some(1_700_000_000_000)),
             ("0001", None),
             ("", None),
             ("1970-1-1", None),

@@ -20,7 +20,7 @@ use crate::request::RangeValue;
 fn refuse(path: &str, kind: Typed, text: &str) -> Error {
     let example = match kind {
         Typed::Number { .. } => "a number such as `7` or `-0.5`",
-        Typed::Date(_) => "a date such as `2024-03-01`, `2024-03-01T12:00:00Z`, or milliseconds since 1970",
+        Typed::Date(_) => "a date such as `2024-03-01`, `2024-03-01T12:00:00Z`, or seconds or milliseconds since 1970",
         Typed::Boolean => "`true` or `false`",
         Typed::Ip(_) => "an address such as `10.0.0.7`, or a network such as `10.0.0.0/8`",
         Typed::Any { .. } | Typed::Keyword => "text",
