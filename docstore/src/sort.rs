@@ -7,21 +7,24 @@
 //! - The order is total: hits whose keys are all equal are ordered by `_id`. So pages neither overlap nor leave out a hit, as long
 //!   as the state of the table is the same.
 //! - Of a field with several values the first counts. Numbers come before texts, whichever way is asked for.
+//! - Texts are compared by their places in a segment's dictionary; only those of its best hits are read.
 //! - Memory: twice the hits asked for, for each segment.
 
 use std::cmp::Ordering;
 use std::net::Ipv6Addr;
+use std::ops::Bound;
 
 use serde_json::Value;
 use tantivy::collector::{Collector, SegmentCollector};
 use tantivy::columnar::{Column, StrColumn};
+use tantivy::error::DataCorruption;
 use tantivy::{DateTime, DocAddress, DocId, Score, SegmentOrdinal, SegmentReader, TantivyError};
 
 use crate::error::Error;
 use crate::index::Typed;
 use crate::index::values::{self, Number, integer_as_float};
 use crate::request::SortKey;
-use crate::table::{DocumentSnapshot, corrupt};
+use crate::table::DocumentSnapshot;
 
 /// What a key compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +59,8 @@ pub(crate) enum Sorted {
     /// As a float, and exactly where it is a whole number.
     Number(f64, Option<i64>),
     Ip(Ipv6Addr),
+    /// A text's place among those of its segment: twice its ordinal, and one more unless it lies between two of them.
+    Place(u64),
     Text(String),
 }
 
@@ -63,7 +68,7 @@ impl Sorted {
     /// As a hit shows it.
     pub(crate) fn to_json(&self) -> Value {
         match self {
-            Self::Missing => Value::Null,
+            Self::Missing | Self::Place(_) => Value::Null,
             Self::Score(score) => Value::from(f64::from(*score)),
             Self::Number(_, Some(integer)) => Value::from(*integer),
             Self::Number(float, None) => Value::from(*float),
@@ -77,7 +82,7 @@ impl Sorted {
             Self::Missing => 0,
             Self::Score(_) | Self::Number(..) => 1,
             Self::Ip(_) => 2,
-            Self::Text(_) => 3,
+            Self::Place(_) | Self::Text(_) => 3,
         }
     }
 
@@ -88,6 +93,7 @@ impl Sorted {
                 one.total_cmp(other).then_with(|| exact.cmp(other_exact))
             }
             (Self::Ip(one), Self::Ip(other)) => one.cmp(other),
+            (Self::Place(one), Self::Place(other)) => one.cmp(other),
             (Self::Text(one), Self::Text(other)) => one.cmp(other),
             _ => Ordering::Equal,
         }
@@ -215,9 +221,11 @@ impl Collector for SortCollector {
     type Child = SegmentHits;
 
     fn for_segment(&self, ordinal: SegmentOrdinal, segment: &SegmentReader) -> tantivy::Result<SegmentHits> {
-        let columns = self.keys.0.iter().map(|key| Values::open(segment, key)).collect::<tantivy::Result<_>>()?;
-        let (keys, after) = (self.keys.clone(), self.after.clone());
-        Ok(SegmentHits { keys, after, limit: self.limit, ordinal, columns, hits: Vec::new(), worst: None, failure: None })
+        let columns = self.keys.0.iter().map(|key| Values::open(segment, key)).collect::<tantivy::Result<Vec<_>>>()?;
+        let placed = |after: &Vec<Sorted>| columns.iter().zip(after).map(|(column, value)| column.placed(value)).collect();
+        let after = self.after.as_ref().map(placed).transpose()?;
+        let keys = self.keys.clone();
+        Ok(SegmentHits { keys, after, limit: self.limit, ordinal, columns, hits: Vec::new(), worst: None })
     }
 
     fn requires_scoring(&self) -> bool {
@@ -249,47 +257,39 @@ pub(crate) struct SegmentHits {
     hits: Vec<SortedHit>,
     /// The last of the best, once there are enough.
     worst: Option<Vec<Sorted>>,
-    failure: Option<TantivyError>,
-}
-
-impl SegmentHits {
-    fn try_collect(&mut self, doc: DocId, score: Score) -> tantivy::Result<()> {
-        let mut found = Vec::with_capacity(self.columns.len());
-        for values in &self.columns {
-            found.push(values.of(doc, score)?);
-            // Most documents are out before their ids, or even their other values, have been read.
-            let outside =
-                |bound: &Option<Vec<Sorted>>, side| bound.as_ref().is_some_and(|bound| self.keys.order(&found, bound) == side);
-            if outside(&self.worst, Ordering::Greater) || outside(&self.after, Ordering::Less) {
-                return Ok(());
-            }
-        }
-        if self.after.as_ref().is_some_and(|after| self.keys.order(&found, after) == Ordering::Equal) {
-            return Ok(());
-        }
-        self.hits.push((found, DocAddress::new(self.ordinal, doc)));
-        if self.hits.len() >= self.limit.saturating_mul(2) {
-            best(&self.keys, &mut self.hits, self.limit);
-            self.worst = self.hits.last().map(|(values, _)| values.clone());
-        }
-        Ok(())
-    }
 }
 
 impl SegmentCollector for SegmentHits {
     type Fruit = tantivy::Result<Vec<SortedHit>>;
 
     fn collect(&mut self, doc: DocId, score: Score) {
-        if self.failure.is_none() {
-            self.failure = self.try_collect(doc, score).err();
+        let mut found = Vec::with_capacity(self.columns.len());
+        for values in &self.columns {
+            found.push(values.of(doc, score));
+            // Most documents are out before their ids, or even their other values, have been read.
+            let outside =
+                |bound: &Option<Vec<Sorted>>, side| bound.as_ref().is_some_and(|bound| self.keys.order(&found, bound) == side);
+            if outside(&self.worst, Ordering::Greater) || outside(&self.after, Ordering::Less) {
+                return;
+            }
+        }
+        if self.after.as_ref().is_some_and(|after| self.keys.order(&found, after) == Ordering::Equal) {
+            return;
+        }
+        self.hits.push((found, DocAddress::new(self.ordinal, doc)));
+        if self.hits.len() >= self.limit.saturating_mul(2) {
+            best(&self.keys, &mut self.hits, self.limit);
+            self.worst = self.hits.last().map(|(values, _)| values.clone());
         }
     }
 
     fn harvest(mut self) -> Self::Fruit {
-        if let Some(failure) = self.failure {
-            return Err(failure);
-        }
         best(&self.keys, &mut self.hits, self.limit);
+        for (values, _) in &mut self.hits {
+            for (column, value) in self.columns.iter().zip(values) {
+                column.resolve(value)?;
+            }
+        }
         Ok(self.hits)
     }
 }
@@ -318,13 +318,45 @@ impl Values {
         })
     }
 
-    fn of(&self, doc: DocId, score: Score) -> tantivy::Result<Sorted> {
-        Ok(match self {
+    /// The texts of the column, if it has any.
+    fn texts(&self) -> Option<&StrColumn> {
+        match self {
+            Self::Text(texts) | Self::Any(_, texts) => texts.as_ref(),
+            Self::Score | Self::Number(..) | Self::Date(_) | Self::Ip(_) => None,
+        }
+    }
+
+    /// A text as its place in this segment.
+    fn placed(&self, value: &Sorted) -> tantivy::Result<Sorted> {
+        let (Some(texts), Sorted::Text(text)) = (self.texts(), value) else { return Ok(value.clone()) };
+        let bounds = texts.dictionary().term_bounds_to_ord(Bound::Included(text.as_bytes()), Bound::Unbounded)?;
+        let next = match bounds.0 {
+            Bound::Included(ordinal) | Bound::Excluded(ordinal) => ordinal,
+            Bound::Unbounded => 0,
+        };
+        let exact = u64::from(texts.dictionary().term_ord(text.as_bytes())?.is_some());
+        Ok(Sorted::Place(next.saturating_mul(2).saturating_add(exact)))
+    }
+
+    /// A place as the text it stands for.
+    fn resolve(&self, value: &mut Sorted) -> tantivy::Result<()> {
+        if let (Some(texts), Sorted::Place(place)) = (self.texts(), &*value) {
+            let mut text = String::new();
+            if !texts.ord_to_str(place / 2, &mut text)? {
+                return Err(TantivyError::DataCorruption(DataCorruption::comment_only("a value that is not in its dictionary")));
+            }
+            *value = Sorted::Text(text);
+        }
+        Ok(())
+    }
+
+    fn of(&self, doc: DocId, score: Score) -> Sorted {
+        match self {
             Self::Score => Sorted::Score(score),
-            Self::Text(column) => text(column.as_ref(), doc)?,
+            Self::Text(column) => place(column.as_ref(), doc),
             Self::Any(numbers, texts) => match numbers.as_ref().and_then(|numbers| numbers.first(doc)) {
                 Some(float) => Sorted::Number(float, None),
-                None => text(texts.as_ref(), doc)?,
+                None => place(texts.as_ref(), doc),
             },
             Self::Number(integers, fractions) => {
                 let integer = integers.as_ref().and_then(|integers| integers.first(doc));
@@ -339,20 +371,11 @@ impl Values {
                 None => Sorted::Missing,
             },
             Self::Ip(ips) => ips.as_ref().and_then(|ips| ips.first(doc)).map_or(Sorted::Missing, Sorted::Ip),
-        })
+        }
     }
 }
 
-fn text(column: Option<&StrColumn>, doc: DocId) -> tantivy::Result<Sorted> {
-    let Some((column, ordinal)) = column.and_then(|column| Some((column, column.term_ords(doc).next()?))) else {
-        return Ok(Sorted::Missing);
-    };
-    let mut text = String::new();
-    if column.ord_to_str(ordinal, &mut text)? {
-        return Ok(Sorted::Text(text));
-    }
-    match corrupt("a value that is not in its dictionary") {
-        Error::Reading { source } => Err(source),
-        other => Err(TantivyError::InternalError(other.to_string())),
-    }
+fn place(column: Option<&StrColumn>, doc: DocId) -> Sorted {
+    let ordinal = column.and_then(|column| column.term_ords(doc).next());
+    ordinal.map_or(Sorted::Missing, |ordinal| Sorted::Place(2 * ordinal + 1))
 }
