@@ -11,9 +11,10 @@ use tantivy::aggregation::agg_result::AggregationResults;
 use tantivy::aggregation::{AggContextParams, AggregationCollector, AggregationLimitsGuard};
 
 use crate::error::{Error, nearest};
+use crate::index::Typed;
 use crate::request::{FACET_SIZE_MAX, Facets};
 use crate::search::FacetCount;
-use crate::table::Shared;
+use crate::table::DocumentSnapshot;
 
 /// Memory of one request's aggregations.
 pub(crate) const MEMORY_BYTES_MAX: usize = 64 << 20;
@@ -47,33 +48,35 @@ const KINDS: [Kind; 13] = [
     ("date_histogram", 'd', DATE_GRID),
 ];
 
-fn collector(shared: &Shared, request: Value) -> Result<AggregationCollector, Error> {
+fn collector(snapshot: &DocumentSnapshot, request: Value) -> Result<AggregationCollector, Error> {
     let aggregations: Aggregations =
         serde_json::from_value(request).map_err(|error| Error::Aggregation { detail: error.to_string() })?;
     let limits = AggregationLimitsGuard::new(Some(MEMORY_BYTES_MAX as u64), Some(BUCKETS_MAX));
-    Ok(AggregationCollector::from_aggs(aggregations, AggContextParams::new(limits, shared.index.tokenizers().clone())))
+    Ok(AggregationCollector::from_aggs(aggregations, AggContextParams::new(limits, snapshot.shared.index.tokenizers().clone())))
 }
 
 /// The collector of a request's aggregations, `None` when there are none.
-pub(crate) fn requested(shared: &Shared, aggregations: &Map<String, Value>) -> Result<Option<AggregationCollector>, Error> {
+pub(crate) fn requested(
+    snapshot: &DocumentSnapshot,
+    aggregations: &Map<String, Value>,
+) -> Result<Option<AggregationCollector>, Error> {
     if aggregations.is_empty() {
         return Ok(None);
     }
-    collector(shared, Value::Object(rewrite(shared, aggregations, "aggs", 0)?)).map(Some)
+    collector(snapshot, Value::Object(rewrite(snapshot, aggregations, "aggs", 0)?)).map(Some)
 }
 
 /// The collector of a request's facets, `None` when there are none.
-pub(crate) fn facets(shared: &Shared, facets: &Facets) -> Result<Option<AggregationCollector>, Error> {
+pub(crate) fn facets(snapshot: &DocumentSnapshot, facets: &Facets) -> Result<Option<AggregationCollector>, Error> {
     if facets.0.is_empty() {
         return Ok(None);
     }
     let mut request = Map::new();
     for (path, size) in &facets.0 {
-        shared.fields.facet(path)?;
-        let terms = json!({ "field": format!("k:{path}"), "size": size, "segment_size": SEGMENT_VALUES });
+        let terms = json!({ "field": form_of(snapshot, path, 'k', "facets")?, "size": size, "segment_size": SEGMENT_VALUES });
         request.insert(path.clone(), json!({ "terms": terms }));
     }
-    collector(shared, Value::Object(request)).map(Some)
+    collector(snapshot, Value::Object(request)).map(Some)
 }
 
 /// The counts of the facets, the most frequent value first.
@@ -83,7 +86,10 @@ pub(crate) fn facet_counts(results: &AggregationResults) -> Result<BTreeMap<Stri
     for (path, result) in results {
         let buckets = result["buckets"].as_array().cloned().unwrap_or_default();
         let count = |bucket: &Value| FacetCount {
-            value: bucket["key"].as_str().unwrap_or_default().to_owned(),
+            value: match bucket.get("key_as_string").unwrap_or(&bucket["key"]) {
+                Value::String(text) => text.clone(),
+                other => other.to_string(),
+            },
             count: bucket["doc_count"].as_u64().unwrap_or_default(),
         };
         let mut counts: Vec<FacetCount> = buckets.iter().map(count).collect();
@@ -98,7 +104,12 @@ pub(crate) fn to_value(results: &AggregationResults) -> Result<Value, Error> {
     serde_json::to_value(results).map_err(|error| Error::Aggregation { detail: error.to_string() })
 }
 
-fn rewrite(shared: &Shared, aggregations: &Map<String, Value>, at: &str, depth: usize) -> Result<Map<String, Value>, Error> {
+fn rewrite(
+    snapshot: &DocumentSnapshot,
+    aggregations: &Map<String, Value>,
+    at: &str,
+    depth: usize,
+) -> Result<Map<String, Value>, Error> {
     let refuse = |at: String, message: String| Err(Error::Request { at, message });
     if depth == DEPTH_MAX {
         return refuse(at.to_owned(), format!("aggregations nest deeper than {DEPTH_MAX} levels"));
@@ -113,7 +124,8 @@ fn rewrite(shared: &Shared, aggregations: &Map<String, Value>, at: &str, depth: 
         for (word, options) in body {
             if matches!(word.as_str(), "aggs" | "aggregations") {
                 let Some(inner) = options.as_object() else { return refuse(at, format!("`{word}` needs an object")) };
-                aggregation.insert("aggs".to_owned(), Value::Object(rewrite(shared, inner, &format!("{at}.{word}"), depth + 1)?));
+                aggregation
+                    .insert("aggs".to_owned(), Value::Object(rewrite(snapshot, inner, &format!("{at}.{word}"), depth + 1)?));
                 continue;
             }
             let Some(kind) = KINDS.iter().find(|(kind, ..)| kind == word) else {
@@ -121,7 +133,7 @@ fn rewrite(shared: &Shared, aggregations: &Map<String, Value>, at: &str, depth: 
                 let hint = nearest(word, &kinds).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
                 return refuse(at, format!("unknown kind of aggregation `{word}`; {hint}Known: {}", kinds.join(", ")));
             };
-            aggregation.insert(word.clone(), rewrite_options(shared, *kind, options, &format!("{at}.{word}"))?);
+            aggregation.insert(word.clone(), rewrite_options(snapshot, *kind, options, &format!("{at}.{word}"))?);
         }
         if aggregation.keys().filter(|word| *word != "aggs").count() != 1 {
             return refuse(at, "needs exactly one kind of aggregation".to_owned());
@@ -131,19 +143,39 @@ fn rewrite(shared: &Shared, aggregations: &Map<String, Value>, at: &str, depth: 
     Ok(rewritten)
 }
 
-fn rewrite_options(shared: &Shared, (kind, form, known): Kind, options: &Value, at: &str) -> Result<Value, Error> {
+/// The index field with the values of a path as text, numbers or dates.
+fn form_of(snapshot: &DocumentSnapshot, path: &str, form: char, at: &str) -> Result<String, Error> {
+    let fields = &snapshot.shared.fields;
+    if fields.path(path).is_none() && snapshot.dynamic.paths.contains(path) {
+        return Ok(format!("_dynamic.{path}"));
+    }
+    let facet = fields.facet(path)?;
+    let there = match form {
+        'n' => matches!(facet.typed, Typed::Any { .. } | Typed::Number { .. }),
+        'd' => matches!(facet.typed, Typed::Any { .. } | Typed::Date(_)),
+        _ => true,
+    };
+    if !there {
+        let wanted = if form == 'n' { "numbers" } else { "dates" };
+        let message = format!("`{path}` is a {} field; this aggregation needs {wanted}", facet.typed.name());
+        return Err(Error::Request { at: at.to_owned(), message });
+    }
+    Ok(format!("{form}:{path}"))
+}
+
+fn rewrite_options(snapshot: &DocumentSnapshot, (kind, form, known): Kind, options: &Value, at: &str) -> Result<Value, Error> {
     let refuse = |message: String| Err(Error::Request { at: at.to_owned(), message });
     let Some(path) = options["field"].as_str() else {
         return refuse("`field` is missing; name a facet".to_owned());
     };
-    shared.fields.facet(path)?;
+    let form = form_of(snapshot, path, form, at)?;
     let mut names = options.as_object().into_iter().flat_map(Map::keys);
     if let Some(unknown) = names.find(|name| *name != "field" && !known.contains(&name.as_str())) {
         let hint = nearest(unknown, known).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
         return refuse(format!("unknown option `{unknown}`; {hint}Known: field, {}", known.join(", ")));
     }
     let mut options = options.clone();
-    options["field"] = Value::String(format!("{form}:{path}"));
+    options["field"] = Value::String(form);
     if kind == "terms" {
         match options.get("size").map(Value::as_u64) {
             None => {}

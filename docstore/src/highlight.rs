@@ -6,6 +6,7 @@
 //! # Format
 //! `<em>` and `</em>` around matches; `&`, `<` and `>` of the text are escaped, so that a passage can stand in HTML as it is.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use tantivy::tokenizer::TextAnalyzer;
@@ -27,12 +28,14 @@ pub(crate) enum Mark {
     Term(String),
     Prefix(String),
     Fuzzy(String, u8),
+    Any(BTreeSet<String>),
 }
 
 impl Mark {
     fn matches(&self, token: &str) -> bool {
         match self {
             Self::Term(term) => term == token,
+            Self::Any(terms) => terms.contains(token),
             Self::Prefix(prefix) => token.starts_with(prefix),
             Self::Fuzzy(word, edits) => {
                 let near = word.chars().count().abs_diff(token.chars().count()) <= usize::from(*edits);
@@ -62,7 +65,7 @@ impl DocumentSnapshot {
         query: &str,
         max_chars: usize,
     ) -> Result<Highlighter, Error> {
-        let mut compiler = Compiler::new(&self.shared);
+        let mut compiler = Compiler::new(self);
         compiler.text(query, fields, Operator::Or)?;
         self.highlighter_of(path, compiler.into_marks().remove(path).unwrap_or_default(), max_chars)
     }
@@ -98,7 +101,10 @@ impl Highlighter {
         while stream.advance() {
             let token = stream.token();
             if let Some(mark) = self.marks.iter().position(|mark| mark.matches(&token.text)) {
-                found.push((token.offset_from..token.offset_to, mark));
+                // Pieces of a word all stand for the word.
+                if found.last().is_none_or(|(last, _): &(Range<usize>, usize)| last.end <= token.offset_from) {
+                    found.push((token.offset_from..token.offset_to, mark));
+                }
             }
         }
         found

@@ -13,60 +13,150 @@
 //! | `_fields` | keywords | `has:path` when a value is there, `mixed:path` when the facet does not tell the column |
 //! | `t:path` | text with positions | a search field |
 //! | `k:path`, `n:path`, `d:path` | keyword, f64, date; fast | a facet: all values as text; numbers; RFC 3339 times and dates |
+//! | `k:path` and `n:`, `i:`, `f:`; `d:`; `p:` | fast | a typed field: its text, and numbers (all as floats, whole ones as i64, others); a date; an address |
+//! | `_dynamic`, `_overflow` | JSON | with `dynamic`: paths the mapping does not name, see `dynamic` |
 //!
 //! # Crash safety
 //! A folder without segments is created anew; any other folder must have a readable `meta.json` of this mapping.
 
-use std::borrow::Cow;
 use std::path::Path;
 
 use logcore::Offset;
 use logcore::sys::fs;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tantivy::directory::MmapDirectory;
+use tantivy::directory::{MmapDirectory, RamDirectory};
 use tantivy::schema::{
-    BytesOptions, DateOptions, DateTimePrecision, FAST, Field, IndexRecordOption, NumericOptions, Schema, SchemaBuilder,
-    TextFieldIndexing, TextOptions,
+    BytesOptions, DateOptions, DateTimePrecision, FAST, Field, IndexRecordOption, IpAddrOptions, NumericOptions, Schema,
+    SchemaBuilder, TextFieldIndexing, TextOptions,
 };
-use tantivy::time::OffsetDateTime;
-use tantivy::time::format_description::well_known::Rfc3339;
-use tantivy::tokenizer::{
-    Language, LowerCaser, RawTokenizer, RemoveLongFilter, SimpleTokenizer, Stemmer, StopWordFilter, TextAnalyzer,
-    TokenizerManager, WhitespaceTokenizer,
-};
-use tantivy::{DateTime, Index, IndexSettings, TantivyDocument, TantivyError, Term};
+use tantivy::tokenizer::TokenizerManager;
+use tantivy::{Index, IndexSettings, SingleSegmentIndexWriter, TantivyDocument, TantivyError, Term};
 
 use crate::error::Error;
-use crate::mapping::{Analyzer, FACET_BYTES_MAX, Mapping, is_plain, scalar_text, split_path, visit_values};
+use crate::mapping::{Analyzer, FACET_BYTES_MAX, FieldKind, Mapping, is_plain, scalar_text, split_path, visit_values};
+
+mod dynamic;
+pub(crate) mod values;
+
+pub(crate) use dynamic::{DynamicFields, DynamicPaths};
+use values::{Number, parse_date};
 
 /// The version of the payload and of the fields above.
 const FORMAT: u32 = 1;
-/// Longer tokens are left out of the index. tantivy's own default of 40 would lose the hashes of git commits.
-const TOKEN_BYTES_MAX: usize = 256;
 
 /// What a commit's payload says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Checkpoint {
     /// The first offset of the log that is not in the index.
     pub next_offset: Offset,
     /// [`FORMAT`].
     pub format: u32,
+    /// The paths found in documents, where the mapping indexes those.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dynamic: Option<DynamicPaths>,
 }
 
 impl Checkpoint {
     /// As it is written.
-    pub(crate) fn payload(next_offset: Offset) -> String {
-        serde_json::to_string(&Self { next_offset, format: FORMAT }).expect("two numbers can always be written")
+    pub(crate) fn payload(next_offset: Offset, dynamic: Option<DynamicPaths>) -> String {
+        serde_json::to_string(&Self { next_offset, format: FORMAT, dynamic }).expect("numbers and texts can always be written")
     }
 }
 
-/// The fields of one facet.
+/// The fields of one facet or typed field.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FacetFields {
+    /// All its values as text.
     pub keyword: Field,
-    pub number: Field,
-    pub date: Field,
+    pub typed: Typed,
+}
+
+/// The fields that a facet's values fill besides the text.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Typed {
+    /// A facet without a declared type.
+    Any {
+        number: Field,
+        date: Field,
+    },
+    Keyword,
+    /// All numbers as floats; whole ones exactly; all others.
+    Number {
+        number: Field,
+        integer: Field,
+        fraction: Field,
+    },
+    Date(Field),
+    Boolean,
+    Ip(Field),
+}
+
+impl Typed {
+    /// What its values are called in messages.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Any { .. } => "facet",
+            Self::Keyword => FieldKind::Keyword.name(),
+            Self::Number { .. } => FieldKind::Number.name(),
+            Self::Date(_) => FieldKind::Date.name(),
+            Self::Boolean => FieldKind::Boolean.name(),
+            Self::Ip(_) => FieldKind::Ip.name(),
+        }
+    }
+
+    fn build(schema: &mut SchemaBuilder, path: &str, kind: Option<FieldKind>) -> Self {
+        let fast = || NumericOptions::default().set_fast();
+        let date = || DateOptions::default().set_fast().set_precision(DateTimePrecision::Milliseconds);
+        match kind {
+            None => Self::Any {
+                number: schema.add_f64_field(&format!("n:{path}"), fast()),
+                date: schema.add_date_field(&format!("d:{path}"), date()),
+            },
+            Some(FieldKind::Keyword) => Self::Keyword,
+            Some(FieldKind::Number) => Self::Number {
+                number: schema.add_f64_field(&format!("n:{path}"), fast()),
+                integer: schema.add_i64_field(&format!("i:{path}"), fast()),
+                fraction: schema.add_f64_field(&format!("f:{path}"), fast()),
+            },
+            Some(FieldKind::Date) => Self::Date(schema.add_date_field(&format!("d:{path}"), date())),
+            Some(FieldKind::Boolean) => Self::Boolean,
+            Some(FieldKind::Ip) => Self::Ip(schema.add_ip_addr_field(&format!("p:{path}"), IpAddrOptions::default().set_fast())),
+        }
+    }
+
+    /// Adds a value whose text is `text`; one of another type adds nothing.
+    fn add(self, document: &mut TantivyDocument, scalar: &Value, text: &str) {
+        match self {
+            Self::Any { number, date } => {
+                if let Some(float) = scalar.as_f64() {
+                    document.add_f64(number, float);
+                }
+                if let Some(moment) = scalar.as_str().and_then(parse_date) {
+                    document.add_date(date, moment);
+                }
+            }
+            Self::Keyword | Self::Boolean => {}
+            Self::Number { number, integer, fraction } => {
+                let Some(value) = Number::of(scalar) else { return };
+                document.add_f64(number, value.float());
+                match value {
+                    Number::Integer(value) => document.add_i64(integer, value),
+                    Number::Fraction(value) => document.add_f64(fraction, value),
+                }
+            }
+            Self::Date(date) => {
+                if let Some(moment) = values::typed_date(scalar) {
+                    document.add_date(date, moment);
+                }
+            }
+            Self::Ip(address) => {
+                if let Some(ip) = values::ip(text) {
+                    document.add_ip_addr(address, ip);
+                }
+            }
+        }
+    }
 }
 
 /// One path of the mapping and the index fields it fills.
@@ -87,19 +177,23 @@ pub(crate) struct Fields {
     pub presence: Field,
     /// In the mapping's order.
     pub paths: Vec<PathFields>,
+    /// Where paths go that the mapping does not name.
+    pub dynamic: Option<DynamicFields>,
 }
 
 impl Fields {
     /// Lays out the index for a mapping that was validated.
     pub(crate) fn build(mapping: &Mapping) -> (Schema, Self) {
         let mut schema = Schema::builder();
-        let fields = Self {
+        let mut fields = Self {
             id: schema.add_text_field("_id", keyword().set_fast("raw")),
             source: schema.add_bytes_field("_source", BytesOptions::default().set_stored()),
             offset: schema.add_u64_field("_offset", FAST),
             presence: schema.add_text_field("_fields", keyword()),
             paths: mapping.paths().into_iter().map(|path| PathFields::build(&mut schema, mapping, path)).collect(),
+            dynamic: None,
         };
+        fields.dynamic = DynamicFields::build(&mut schema, mapping);
         (schema.build(), fields)
     }
 
@@ -145,8 +239,15 @@ impl Fields {
         Term::from_field_text(self.presence, &format!("mixed:{path}"))
     }
 
-    /// The document as fields. `value` is `json`, parsed.
-    pub(crate) fn document(&self, id: &str, offset: Offset, json: &[u8], value: &Value) -> TantivyDocument {
+    /// The document as fields. `value` is `json`, parsed; paths it is the first to have are added to `known`.
+    pub(crate) fn document(
+        &self,
+        id: &str,
+        offset: Offset,
+        json: &[u8],
+        value: &Value,
+        known: &mut DynamicPaths,
+    ) -> TantivyDocument {
         let mut document = TantivyDocument::new();
         document.add_text(self.id, id);
         document.add_bytes(self.source, json);
@@ -163,12 +264,7 @@ impl Fields {
                     && text.len() <= FACET_BYTES_MAX
                 {
                     document.add_text(facet.keyword, &text);
-                    if let Some(number) = scalar.as_f64() {
-                        document.add_f64(facet.number, number);
-                    }
-                    if let Some(date) = scalar.as_str().and_then(parse_date) {
-                        document.add_date(facet.date, date);
-                    }
+                    facet.typed.add(&mut document, scalar, &text);
                 }
             });
             if found {
@@ -176,6 +272,12 @@ impl Fields {
             }
             if fields.facet.is_some() && !is_plain(value, &fields.segments) {
                 document.add_text(self.presence, format!("mixed:{}", fields.path));
+            }
+        }
+        if let Some(dynamic) = self.dynamic {
+            let named = |path: &str| self.path(path).is_some();
+            for path in dynamic.add(&mut document, value, known, &named) {
+                document.add_text(self.presence, format!("has:{path}"));
             }
         }
         document
@@ -187,17 +289,13 @@ impl PathFields {
         let analyzer = mapping.search.iter().find(|field| field.path == path).map(|field| field.analyzer);
         let text = analyzer.map(|analyzer| {
             let indexing = TextFieldIndexing::default()
-                .set_tokenizer(analyzer.name())
+                .set_tokenizer(&analyzer.name())
                 .set_index_option(IndexRecordOption::WithFreqsAndPositions);
             (schema.add_text_field(&format!("t:{path}"), TextOptions::default().set_indexing_options(indexing)), analyzer)
         });
-        let facet = mapping.facets.iter().any(|facet| facet == path).then(|| FacetFields {
+        let facet = mapping.is_facet(path).then(|| FacetFields {
             keyword: schema.add_text_field(&format!("k:{path}"), keyword().set_fast("raw")),
-            number: schema.add_f64_field(&format!("n:{path}"), NumericOptions::default().set_fast()),
-            date: schema.add_date_field(
-                &format!("d:{path}"),
-                DateOptions::default().set_fast().set_precision(DateTimePrecision::Milliseconds),
-            ),
+            typed: Typed::build(schema, path, mapping.fields.iter().find(|field| field.path == path).map(|field| field.kind)),
         });
         Self { path: path.to_owned(), segments: split_path(path), text, facet }
     }
@@ -209,31 +307,35 @@ fn keyword() -> TextOptions {
     TextOptions::default().set_indexing_options(indexing)
 }
 
-/// A time in RFC 3339, or a date alone (its midnight in UTC), of the years tantivy can hold (1677 to 2262).
-fn parse_date(text: &str) -> Option<DateTime> {
-    if !(10..=40).contains(&text.len()) || text.as_bytes()[4] != b'-' {
-        return None;
-    }
-    let text = if text.len() == 10 { Cow::Owned(format!("{text}T00:00:00Z")) } else { Cow::Borrowed(text) };
-    let date = OffsetDateTime::parse(&text, &Rfc3339).ok()?;
-    (1678..=2261).contains(&date.year()).then(|| DateTime::from_utc(date))
-}
-
-fn analyzers() -> TokenizerManager {
+fn analyzers(mapping: &Mapping) -> TokenizerManager {
     let manager = TokenizerManager::default();
-    let words = || {
-        TextAnalyzer::builder(SimpleTokenizer::default()).filter(RemoveLongFilter::limit(TOKEN_BYTES_MAX + 1)).filter(LowerCaser)
-    };
-    let stop_words = StopWordFilter::new(Language::English).expect("tantivy is built with its English stop words");
-    manager.register(Analyzer::Standard.name(), words().build());
-    manager.register(Analyzer::English.name(), words().filter(stop_words).filter(Stemmer::new(Language::English)).build());
-    manager.register(Analyzer::Whitespace.name(), TextAnalyzer::builder(WhitespaceTokenizer::default()).build());
-    manager.register(Analyzer::Keyword.name(), TextAnalyzer::builder(RawTokenizer::default()).build());
+    let ready = [Analyzer::Standard, Analyzer::Whitespace, Analyzer::Keyword, Analyzer::English];
+    for analyzer in ready.into_iter().chain(mapping.search.iter().map(|field| field.analyzer)) {
+        manager.register(&analyzer.name(), analyzer.for_documents());
+    }
     manager
 }
 
+/// An index as it was found.
+pub(crate) struct Opened {
+    pub index: Index,
+    pub fields: Fields,
+    pub next_offset: Offset,
+    pub dynamic: DynamicPaths,
+}
+
+/// Writes an index of a mapping in memory, in one go.
+pub(crate) fn in_memory(
+    mapping: &Mapping,
+    memory_bytes: usize,
+) -> Result<(SingleSegmentIndexWriter<TantivyDocument>, Fields), TantivyError> {
+    let (schema, fields) = Fields::build(mapping);
+    let builder = Index::builder().schema(schema).tokenizers(analyzers(mapping));
+    Ok((builder.single_segment_index_writer(RamDirectory::create(), memory_bytes)?, fields))
+}
+
 /// Opens or creates the index in `dir` and says up to where it holds the log.
-pub(crate) fn open(dir: &Path, mapping: &Mapping) -> Result<(Index, Fields, Offset), Error> {
+pub(crate) fn open(dir: &Path, mapping: &Mapping) -> Result<Opened, Error> {
     let damaged = |detail: String| Error::Damaged { path: dir.to_owned(), detail };
     let names = fs::list(dir)?;
     let is_index = names.iter().any(|name| name == "meta.json");
@@ -255,10 +357,10 @@ pub(crate) fn open(dir: &Path, mapping: &Mapping) -> Result<(Index, Fields, Offs
     if index.schema() != schema {
         return Err(Error::MappingChanged { path: dir.to_owned(), detail: schema_difference(&index.schema(), &schema) });
     }
-    index.set_tokenizers(analyzers());
+    index.set_tokenizers(analyzers(mapping));
     let metas = index.load_metas().map_err(|error| damaged(error.to_string()))?;
-    let next_offset = match metas.payload.as_deref() {
-        None if metas.segments.is_empty() => Offset::ZERO,
+    let (next_offset, dynamic) = match metas.payload.as_deref() {
+        None if metas.segments.is_empty() => (Offset::ZERO, DynamicPaths::default()),
         None => return Err(damaged("it has documents but does not say up to which offset".to_owned())),
         Some(payload) => {
             let checkpoint: Checkpoint =
@@ -266,10 +368,10 @@ pub(crate) fn open(dir: &Path, mapping: &Mapping) -> Result<(Index, Fields, Offs
             if checkpoint.format != FORMAT {
                 return Err(Error::UnknownFormat { path: dir.to_owned(), found: checkpoint.format, supported: FORMAT });
             }
-            checkpoint.next_offset
+            (checkpoint.next_offset, checkpoint.dynamic.unwrap_or_default())
         }
     };
-    Ok((index, fields, next_offset))
+    Ok(Opened { index, fields, next_offset, dynamic })
 }
 
 fn schema_difference(found: &Schema, wanted: &Schema) -> String {
@@ -293,18 +395,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_are_rfc_3339_or_a_day_alone() {
-        let millis = |text: &str| parse_date(text).map(DateTime::into_timestamp_millis);
-        assert_eq!(millis("1970-01-02"), Some(86_400_000));
-        assert_eq!(millis("1970-01-01T01:00:00.5+01:00"), Some(500));
-        for text in ["", "1970", "1970-13-01", "9999-01-01", "1970-01-01x", "äöüäöüäöü", "0123-5678901234567"] {
-            assert_eq!(millis(text), None, "{text}");
-        }
-    }
-
-    #[test]
     fn a_payload_reads_back() {
-        let payload = Checkpoint::payload(Offset::new(42));
+        let payload = Checkpoint::payload(Offset::new(42), None);
         assert_eq!(payload, r#"{"next_offset":42,"format":1}"#);
         assert_eq!(serde_json::from_str::<Checkpoint>(&payload).expect("just written").next_offset, Offset::new(42));
     }

@@ -18,7 +18,7 @@
 //! - What is in the folder follows from the log alone; anything doubtful is refused with the advice to rebuild.
 //!
 //! # Not done
-//! Scripts, calendar intervals, composite and nested aggregations over objects; languages other than English; nested documents
+//! Scripts, calendar intervals, composite and nested aggregations over objects; nested documents
 //! (arrays of objects are flattened); text without spaces between words (Chinese, Japanese) is one token per run.
 
 #![forbid(unsafe_code)]
@@ -30,18 +30,23 @@ pub mod highlight;
 pub mod index;
 pub mod mapping;
 pub mod materializer;
+pub mod percolate;
 pub mod query;
 pub mod request;
 pub mod scan;
 pub mod search;
+mod sort;
+pub mod suggest;
 pub mod table;
 pub mod text;
 
 pub use error::Error;
 pub use highlight::Highlighter;
-pub use mapping::{Analyzer, Mapping, SearchField};
+pub use mapping::{Analyzer, FieldKind, Mapping, MappingOptions, SearchField, TypedField};
 pub use materializer::{DocumentMaterializer, DocumentProjection, SourceDocument};
+pub use percolate::Percolator;
 pub use request::{Query, SearchRequest};
 pub use scan::{ScanColumn, ScanFilter};
 pub use search::{FacetCount, Hit, SearchResponse};
+pub use suggest::{Suggestion, Suggestions};
 pub use table::{DocumentOptions, DocumentSnapshot, DocumentTable};

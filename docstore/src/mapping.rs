@@ -1,7 +1,7 @@
 //! Which paths of a document are searchable text and which are facets, and how values are found under a path.
 //!
-//! The catalog's owner writes a [`Mapping`] from `CREATE TABLE ... USING document WITH (key, search, facets)`; everything else in
-//! this crate follows it.
+//! The catalog's owner reads a [`Mapping`] from `CREATE TABLE ... USING document WITH (key, search, facets, fields, dynamic)` with
+//! [`Mapping::from_options`]; everything else in this crate follows it.
 //!
 //! # Paths
 //! `author.name` is the member `name` of the object `author`. For search and facets arrays are flattened on the way, so
@@ -16,8 +16,16 @@ use serde_json::Value;
 
 use crate::error::Error;
 
+mod analyzer;
+mod options;
+
+pub use analyzer::{Analyzer, Chain, Grams, Language, Tokens};
+pub use options::MappingOptions;
+
 /// More fields than this are a mistake: every field costs memory in every segment.
 pub const FIELDS_MAX: usize = 256;
+/// Paths found in documents that get fields of their own, at most.
+pub const DYNAMIC_FIELDS_MAX: u32 = 1000;
 /// A facet value longer than this is kept in the document but is not a facet: it could not be a term of the index.
 pub const FACET_BYTES_MAX: usize = 32 * 1024;
 /// A document's id may be this long.
@@ -35,6 +43,12 @@ pub struct Mapping {
     /// Paths kept as columns: for exact filters, ranges, counts, sorting and aggregations.
     #[serde(default)]
     pub facets: Vec<String>,
+    /// Facets of a declared type.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<TypedField>,
+    /// Index paths that are named nowhere: so many get fields of their own, the rest share one. `None` leaves them out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dynamic: Option<u32>,
 }
 
 /// One full-text field.
@@ -48,39 +62,45 @@ pub struct SearchField {
     pub analyzer: Analyzer,
 }
 
-/// How text becomes tokens, when indexed and when searched.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Analyzer {
-    /// Runs of letters and digits, in lower case.
-    #[default]
-    Standard,
-    /// What stands between spaces, as it is.
-    Whitespace,
-    /// The whole value as one token, as it is.
-    Keyword,
-    /// As standard, without stop words, reduced to English stems.
-    English,
+/// A field of a declared type. It is a facet too: its values can be counted and shown as text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TypedField {
+    /// Where its values are in the document.
+    pub path: String,
+    /// What they are.
+    pub kind: FieldKind,
 }
 
-impl Analyzer {
-    /// Its name in the index, and in a mapping.
+/// The type of a field. Values of other types stay in the document and are facets, but compare with nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FieldKind {
+    /// Text that is compared as a whole.
+    Keyword,
+    /// Numbers; whole ones of 64 bits compare exactly, others as 64-bit floats.
+    Number,
+    /// ISO 8601 text, or whole numbers: seconds since 1970, from 10^11 on milliseconds.
+    Date,
+    /// `true` or `false`.
+    Boolean,
+    /// An IPv4 or IPv6 address.
+    Ip,
+}
+
+impl FieldKind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Keyword, Self::Number, Self::Date, Self::Boolean, Self::Ip];
+
+    /// Its name in options and messages.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Standard => "standard",
-            Self::Whitespace => "whitespace",
             Self::Keyword => "keyword",
-            Self::English => "english",
-        }
-    }
-
-    /// Text that is compared with tokens without being analysed (prefixes, single terms), in the tokens' case.
-    #[must_use]
-    pub fn fold_case(self, text: &str) -> Cow<'_, str> {
-        match self {
-            Self::Standard | Self::English => Cow::Owned(text.to_lowercase()),
-            Self::Whitespace | Self::Keyword => Cow::Borrowed(text),
+            Self::Number => "number",
+            Self::Date => "date",
+            Self::Boolean => "boolean",
+            Self::Ip => "ip",
         }
     }
 }
@@ -93,7 +113,7 @@ impl Mapping {
     /// `_score`), the name `doc` (the document's own column), or too many fields.
     pub fn validate(&self) -> Result<(), Error> {
         let invalid = |detail: String| Err(Error::InvalidMapping { detail });
-        let count = self.search.len() + self.facets.len();
+        let count = self.search.len() + self.facets.len() + self.fields.len();
         if count > FIELDS_MAX {
             return invalid(format!("{count} fields are over the limit of {FIELDS_MAX}"));
         }
@@ -108,11 +128,14 @@ impl Mapping {
             }
         }
         let mut facets = HashSet::new();
-        for path in &self.facets {
+        for path in self.facet_paths() {
             check_path(path)?;
-            if !facets.insert(path.as_str()) {
-                return invalid(format!("`{path}` is named twice in the facets"));
+            if !facets.insert(path) {
+                return invalid(format!("`{path}` is named twice in the facets and fields"));
             }
+        }
+        if self.dynamic.is_some_and(|fields| fields > DYNAMIC_FIELDS_MAX) {
+            return invalid(format!("dynamic fields are limited to {DYNAMIC_FIELDS_MAX}"));
         }
         if search.contains("doc") || facets.contains("doc") {
             return invalid("`doc` is the column of the whole document and can't be a field".to_owned());
@@ -120,12 +143,23 @@ impl Mapping {
         Ok(())
     }
 
-    /// Every search field and facet once, in the mapping's order.
+    /// The facets, then the typed fields.
+    pub fn facet_paths(&self) -> impl Iterator<Item = &str> {
+        self.facets.iter().map(String::as_str).chain(self.fields.iter().map(|field| field.path.as_str()))
+    }
+
+    /// Whether this path is a facet or a typed field.
+    #[must_use]
+    pub fn is_facet(&self, path: &str) -> bool {
+        self.facet_paths().any(|facet| facet == path)
+    }
+
+    /// Every search field, facet and typed field once, in the mapping's order.
     #[must_use]
     pub fn paths(&self) -> Vec<&str> {
         let mut paths: Vec<&str> = self.search.iter().map(|field| field.path.as_str()).collect();
-        for facet in &self.facets {
-            if !paths.contains(&facet.as_str()) {
+        for facet in self.facet_paths() {
+            if !paths.contains(&facet) {
                 paths.push(facet);
             }
         }
@@ -133,7 +167,7 @@ impl Mapping {
     }
 }
 
-fn check_path(path: &str) -> Result<(), Error> {
+pub(crate) fn check_path(path: &str) -> Result<(), Error> {
     let invalid = |detail: String| Err(Error::InvalidMapping { detail });
     if path.starts_with('_') {
         return invalid(format!("`{path}`: names that start with `_` are reserved"));
@@ -211,7 +245,12 @@ mod tests {
 
     fn mapping(search: &[&str], facets: &[&str]) -> Mapping {
         let search = search.iter().map(|path| SearchField { path: (*path).to_owned(), analyzer: Analyzer::default() }).collect();
-        Mapping { key: "id".to_owned(), search, facets: facets.iter().map(|path| (*path).to_owned()).collect() }
+        Mapping {
+            key: "id".to_owned(),
+            search,
+            facets: facets.iter().map(|path| (*path).to_owned()).collect(),
+            ..Mapping::default()
+        }
     }
 
     #[test]

@@ -26,9 +26,9 @@ use tantivy::indexer::LogMergePolicy;
 use tantivy::{Directory, Document, Index, IndexReader, IndexWriter, ReloadPolicy, TantivyDocument};
 
 use crate::error::Error;
-use crate::index::{Checkpoint, Fields, writing};
+use crate::index::{Checkpoint, DynamicPaths, Fields, writing};
 use crate::mapping::ID_BYTES_MAX;
-use crate::table::{DocumentOptions, Shared};
+use crate::table::{DocumentOptions, Shared, State};
 
 /// The share of deleted documents at which a segment is rewritten.
 const DELETED_RATIO_MAX: f32 = 0.25;
@@ -64,6 +64,8 @@ pub struct DocumentMaterializer {
     next_offset: Offset,
     committed: Offset,
     unsaved_bytes: u64,
+    /// Copied when it grows while snapshots hold it.
+    dynamic: Arc<DynamicPaths>,
     failure: String,
 }
 
@@ -74,7 +76,7 @@ impl DocumentMaterializer {
         dir: &Path,
         projection: DocumentProjection,
         options: DocumentOptions,
-        next_offset: Offset,
+        State { offset: next_offset, dynamic, .. }: State,
     ) -> Result<Self, Error> {
         let writer = open_writer(&shared.index, dir, &options)?;
         Ok(Self {
@@ -88,6 +90,7 @@ impl DocumentMaterializer {
             next_offset,
             committed: next_offset,
             unsaved_bytes: 0,
+            dynamic,
             failure: String::new(),
         })
     }
@@ -132,7 +135,10 @@ impl DocumentMaterializer {
                     Error::Stopped { path: self.dir.clone(), reason: "its indexing thread stands still".to_owned() }
                 })?;
                 let fields: &Fields = &self.shared.fields;
-                let document = fields.document(&document.id, document.offset, json, &value);
+                let mut known = std::mem::take(&mut self.dynamic);
+                let paths = if fields.dynamic.is_some() { Arc::make_mut(&mut known) } else { &mut DynamicPaths::default() };
+                let document = fields.document(&document.id, document.offset, json, &value, paths);
+                self.dynamic = known;
                 let added = self.writer().add_document(QueuedDocument { document, _claim: claim });
                 added.map_err(writing("adding to", &self.dir))?;
             }
@@ -148,8 +154,9 @@ impl DocumentMaterializer {
         }
         let next_offset = self.next_offset;
         let dir = self.dir.clone();
+        let dynamic = self.shared.fields.dynamic.map(|_| DynamicPaths::clone(&self.dynamic));
         let mut prepared = self.writer().prepare_commit().map_err(writing("preparing a commit of", &dir))?;
-        prepared.set_payload(&Checkpoint::payload(next_offset));
+        prepared.set_payload(&Checkpoint::payload(next_offset, dynamic));
         prepared.commit().map_err(writing("committing", &dir))?;
         let synced = self.shared.index.directory().sync_directory();
         synced.map_err(|error| writing("syncing", &dir)(error.into()))?;
@@ -157,7 +164,8 @@ impl DocumentMaterializer {
         self.unsaved_bytes = 0;
         self.wait_for_merges()?;
         self.reader.reload().map_err(writing("reading back", &dir))?;
-        self.shared.publish(next_offset, self.reader.searcher());
+        let searcher = self.reader.searcher();
+        self.shared.publish(State { offset: next_offset, searcher, dynamic: Arc::clone(&self.dynamic) });
         Ok(())
     }
 

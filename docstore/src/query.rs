@@ -13,18 +13,22 @@
 
 use std::collections::BTreeMap;
 
-use tantivy::query::{AllQuery, BooleanQuery, BoostQuery, ConstScoreQuery, EmptyQuery, Occur, Query};
+use tantivy::query::{AllQuery, BooleanQuery, BoostQuery, ConstScoreQuery, DisjunctionMaxQuery, EmptyQuery, Occur, Query};
 
 use crate::error::Error;
 use crate::highlight::Mark;
 use crate::mapping::FACET_BYTES_MAX;
-use crate::request::Query as Request;
-use crate::table::Shared;
+use crate::request::{MultiMatch, MultiMatchKind, Query as Request};
+use crate::table::{DocumentSnapshot, Shared};
 use crate::text::{self, Leaf, Operator, Role, Tree};
 
+mod checked;
+mod expand;
+mod like;
 mod lookup;
+mod typed;
 
-use lookup::typed_bounds;
+use checked::{checked, excluded};
 
 /// A query, or nothing when the text had no tokens.
 type Compiled = Option<Box<dyn Query>>;
@@ -33,6 +37,7 @@ type Compiled = Option<Box<dyn Query>>;
 pub(crate) type Marks = BTreeMap<String, Vec<Mark>>;
 
 pub(crate) struct Compiler<'a> {
+    snapshot: &'a DocumentSnapshot,
     shared: &'a Shared,
     clauses: usize,
     prohibited: usize,
@@ -40,8 +45,8 @@ pub(crate) struct Compiler<'a> {
 }
 
 impl<'a> Compiler<'a> {
-    pub(crate) fn new(shared: &'a Shared) -> Self {
-        Self { shared, clauses: 0, prohibited: 0, marks: Marks::new() }
+    pub(crate) fn new(snapshot: &'a DocumentSnapshot) -> Self {
+        Self { snapshot, shared: &snapshot.shared, clauses: 0, prohibited: 0, marks: Marks::new() }
     }
 
     /// What the compiled queries look for, outside of what they exclude.
@@ -82,7 +87,7 @@ impl<'a> Compiler<'a> {
                 for field in fields {
                     clauses.extend(self.leaf(field, leaf)?.map(|query| (Occur::Should, query)));
                 }
-                boolean(clauses)
+                boolean(clauses).map(checked)
             }
             Tree::Clauses(clauses) => self.clauses(clauses, fields)?,
         })
@@ -100,7 +105,7 @@ impl<'a> Compiler<'a> {
                 Role::Should => Occur::Should,
                 Role::MustNot => Occur::MustNot,
             };
-            compiled.extend(query.map(|query| (occur, query)));
+            compiled.extend(query.map(|query| (occur, if occur == Occur::MustNot { excluded(query) } else { query })));
         }
         let only_exclusions = !clauses.is_empty() && clauses.iter().all(|(role, _)| *role == Role::MustNot);
         if only_exclusions {
@@ -108,25 +113,30 @@ impl<'a> Compiler<'a> {
         } else if compiled.iter().all(|(occur, _)| *occur == Occur::MustNot) {
             return Ok(None);
         }
-        Ok(boolean(compiled))
+        Ok(boolean(compiled).map(checked))
     }
 
     fn leaf(&mut self, path: &str, leaf: &Leaf) -> Result<Compiled, Error> {
-        match leaf {
+        let query = match leaf {
             Leaf::Word(word) => self.phrase(path, word, 0),
             Leaf::Phrase(text, slop) => self.phrase(path, text, *slop),
             Leaf::Prefix(prefix) => self.prefix(path, prefix).map(Some),
             Leaf::Fuzzy(word, distance) => self.fuzzy(path, word, *distance),
             Leaf::Exists => self.exists(path).map(Some),
             Leaf::Range(lower, upper) => {
-                let (lower, upper) = typed_bounds(lower, upper);
+                let (lower, upper) = self.bounds(path, lower, upper);
                 self.range(path, &lower, &upper).map(Some)
             }
-        }
+        };
+        Ok(query?.map(checked))
     }
 
     /// Compiles the query of a search request.
     pub(crate) fn request(&mut self, query: &Request) -> Result<Box<dyn Query>, Error> {
+        self.compile(query).map(checked)
+    }
+
+    fn compile(&mut self, query: &Request) -> Result<Box<dyn Query>, Error> {
         let nothing = || Box::new(EmptyQuery) as Box<dyn Query>;
         Ok(match query {
             Request::MatchAll => Box::new(AllQuery),
@@ -143,6 +153,20 @@ impl<'a> Compiler<'a> {
             }
             Request::Exists { field } => self.exists(field)?,
             Request::QueryString { query, fields, default_operator } => self.text(query, fields.as_deref(), *default_operator)?,
+            Request::MultiMatch(multi) => self.multi_match(multi)?,
+            Request::MatchPhrasePrefix { field, query } => self.phrase_prefix(field, query)?.unwrap_or_else(nothing),
+            Request::Wildcard { field, value } => self.wildcard(field, value)?,
+            Request::Regexp { field, value } => self.regexp(field, value)?,
+            Request::Ids { values } => {
+                self.count(1)?;
+                Box::new(ConstScoreQuery::new(self.ids(values), 1.0))
+            }
+            Request::ConstantScore { filter, boost } => Box::new(ConstScoreQuery::new(self.request(filter)?, *boost)),
+            Request::DisMax { queries, tie_breaker } => {
+                let queries: Vec<_> = queries.iter().map(|query| self.request(query)).collect::<Result<_, _>>()?;
+                dis_max(queries, *tie_breaker)
+            }
+            Request::MoreLikeThis(like) => self.more_like_this(like)?,
             Request::Boost { query, boost } => Box::new(BoostQuery::new(self.request(query)?, *boost)),
             Request::Bool { must, should, must_not, filter, minimum_should_match } => {
                 let mut clauses = Vec::new();
@@ -157,7 +181,7 @@ impl<'a> Compiler<'a> {
                 }
                 self.prohibited += 1;
                 for query in must_not {
-                    clauses.push((Occur::MustNot, self.request(query)?));
+                    clauses.push((Occur::MustNot, excluded(self.request(query)?)));
                 }
                 self.prohibited -= 1;
                 let optional = !must.is_empty() || !filter.is_empty();
@@ -171,6 +195,40 @@ impl<'a> Compiler<'a> {
                 Box::new(BooleanQuery::with_minimum_required_clauses(clauses, minimum))
             }
         })
+    }
+}
+
+impl Compiler<'_> {
+    fn multi_match(&mut self, multi: &MultiMatch) -> Result<Box<dyn Query>, Error> {
+        let MultiMatch { query: text, fields, kind, operator, fuzziness, slop, tie_breaker } = multi;
+        let all = || self.shared.mapping.search.iter().map(|field| (field.path.clone(), 1.0)).collect();
+        let fields: Vec<(String, f32)> = fields.clone().unwrap_or_else(all);
+        let mut queries = Vec::new();
+        for (field, boost) in &fields {
+            let query = match kind {
+                MultiMatchKind::BestFields | MultiMatchKind::MostFields => self.any_or_all(field, text, *operator, *fuzziness)?,
+                MultiMatchKind::Phrase => self.phrase(field, text, *slop)?,
+                MultiMatchKind::PhrasePrefix => self.phrase_prefix(field, text)?,
+            };
+            queries.extend(query.map(|query| match *boost {
+                1.0 => checked(query),
+                boost => Box::new(BoostQuery::new(checked(query), boost)) as Box<dyn Query>,
+            }));
+        }
+        if *kind == MultiMatchKind::MostFields {
+            return Ok(boolean(queries.into_iter().map(|query| (Occur::Should, query)).collect())
+                .unwrap_or_else(|| Box::new(EmptyQuery)));
+        }
+        Ok(dis_max(queries, *tie_breaker))
+    }
+}
+
+/// The best of the scores, and a share of the others.
+fn dis_max(mut queries: Vec<Box<dyn Query>>, tie_breaker: f32) -> Box<dyn Query> {
+    match queries.len() {
+        0 => Box::new(EmptyQuery),
+        1 => queries.remove(0),
+        _ => Box::new(DisjunctionMaxQuery::with_tie_breaker(queries, tie_breaker)),
     }
 }
 

@@ -135,7 +135,7 @@ impl DocumentSnapshot {
                 return Err(Error::unknown_field(path, self.shared.fields.names()));
             }
         }
-        let mut compiler = Compiler::new(&self.shared);
+        let mut compiler = Compiler::new(self);
         let query = match filter {
             Some(filter) => filter.compile(&mut compiler)?,
             None => Box::new(AllQuery),

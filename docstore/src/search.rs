@@ -3,7 +3,7 @@
 //! HTTP and SQL call [`DocumentSnapshot::search`]; the caller adds the cut and the time it took.
 //!
 //! # Invariants
-//! - Hits are ordered as tantivy ranks them (BM25), ties by their place in the index.
+//! - Hits are ordered as tantivy ranks them (BM25), ties by their place in the index; with a `sort`, as [`crate::sort`] says.
 //! - Bounded: hits and their bytes, facet values, highlight characters, buckets and their memory have limits that answer with an error.
 
 use std::collections::BTreeMap;
@@ -12,18 +12,19 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use tantivy::aggregation::AggregationCollector;
-use tantivy::collector::sort_key::{SortByStaticFastValue, SortByString};
 use tantivy::collector::{Collector, Count, TopDocs};
 use tantivy::columnar::StrColumn;
 use tantivy::query::Query;
-use tantivy::{DocAddress, Order, Score};
+use tantivy::{DocAddress, Score};
 
 use crate::aggregations;
 use crate::error::Error;
 use crate::highlight::Highlighter;
 use crate::mapping::{scalar_text, split_path, visit_values};
 use crate::query::{Compiler, Marks};
-use crate::request::{HITS_MAX, Highlight, SearchRequest, Sort};
+use crate::request::{self, HITS_MAX, Highlight, SearchRequest};
+use crate::sort::{Keys, SortCollector, Sorted};
+use crate::suggest::Suggestions;
 use crate::table::{DocumentSnapshot, corrupt};
 
 /// Bytes of documents in one answer.
@@ -40,6 +41,9 @@ pub struct SearchResponse {
     pub facets: BTreeMap<String, Vec<FacetCount>>,
     /// The aggregations asked for, as Elasticsearch answers them.
     pub aggs: Value,
+    /// Words near those that were typed, where suggestions were asked for.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub suggest: BTreeMap<String, Vec<Suggestions>>,
 }
 
 /// One document that matched.
@@ -48,7 +52,7 @@ pub struct Hit {
     /// Its id.
     #[serde(rename = "_id")]
     pub id: String,
-    /// How well it matches; `None` when the hits are sorted by a facet.
+    /// How well it matches; `None` when the hits are sorted, and not by the score.
     #[serde(rename = "_score")]
     pub score: Option<f32>,
     /// The document, as it came or with the paths asked for.
@@ -56,6 +60,12 @@ pub struct Hit {
     /// Marked passages by field, where highlights were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub highlight: Option<BTreeMap<String, Vec<String>>>,
+    /// Its values of the sort and its id, for `search_after`; where a sort was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sort: Option<Vec<Value>>,
+    /// How its score came about, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub explanation: Option<Value>,
 }
 
 /// A value of a facet, and how many of the matching documents have it.
@@ -69,10 +79,17 @@ pub struct FacetCount {
 
 /// What one pass over the index collected.
 struct Found {
-    hits: Vec<(Option<Score>, DocAddress)>,
+    hits: Vec<FoundHit>,
     total: u64,
     facets: BTreeMap<String, Vec<FacetCount>>,
     aggs: Value,
+}
+
+/// A hit before its document is read.
+struct FoundHit {
+    score: Option<Score>,
+    sort: Option<Vec<Value>>,
+    address: DocAddress,
 }
 
 type Aggregators = (Option<AggregationCollector>, Option<AggregationCollector>);
@@ -88,21 +105,21 @@ impl DocumentSnapshot {
             let hint = "narrow the query, or read the table with SQL";
             return Err(Error::TooLarge { what: format!("from + size = {reach}"), max: HITS_MAX, hint });
         }
-        let mut compiler = Compiler::new(&self.shared);
+        let mut compiler = Compiler::new(self);
         let query = compiler.request(&request.query)?;
         let mut highlighters = match &request.highlight {
             Some(highlight) => Some(self.highlighters(highlight, compiler.into_marks())?),
             None => None,
         };
-        let facets = aggregations::facets(&self.shared, &request.facets)?;
-        let aggs = aggregations::requested(&self.shared, &request.aggs)?;
+        let facets = aggregations::facets(self, &request.facets)?;
+        let aggs = aggregations::requested(self, &request.aggs)?;
         let found = self.collect(&*query, request, (facets, aggs))?;
         let paths: Option<Vec<Vec<String>>> =
             request.fields.as_ref().map(|paths| paths.iter().map(|path| split_path(path)).collect());
         let mut ids = Ids::new(self);
         let mut hits = Vec::with_capacity(found.hits.len());
         let mut bytes = 0;
-        for (score, address) in found.hits {
+        for FoundHit { score, sort, address } in found.hits {
             let (doc, highlight) = self.show(address, paths.as_deref(), highlighters.as_deref_mut())?;
             bytes += doc.get().len();
             if bytes > RESPONSE_BYTES_MAX {
@@ -113,9 +130,26 @@ impl DocumentSnapshot {
                     hint,
                 });
             }
-            hits.push(Hit { id: ids.of(address)?, score, doc, highlight });
+            let explanation = request.explain.then(|| self.explain(&*query, address)).transpose()?;
+            hits.push(Hit { id: ids.of(address)?, score, doc, highlight, sort, explanation });
         }
-        Ok(SearchResponse { total: found.total, hits, facets: found.facets, aggs: found.aggs })
+        let suggest = request.suggest.iter().map(|(name, suggest)| Ok((name.clone(), self.suggest(suggest)?)));
+        let suggest = suggest.collect::<Result<_, Error>>()?;
+        Ok(SearchResponse { total: found.total, hits, facets: found.facets, aggs: found.aggs, suggest })
+    }
+
+    /// How many documents match a query.
+    ///
+    /// # Errors
+    /// What is wrong with the query or its fields; limits; a damaged index.
+    pub fn count_matching(&self, query: &request::Query) -> Result<u64, Error> {
+        let query = Compiler::new(self).request(query)?;
+        Ok(self.searcher.search(&*query, &Count)? as u64)
+    }
+
+    fn explain(&self, query: &dyn Query, address: DocAddress) -> Result<Value, Error> {
+        let explanation = query.explain(&self.searcher, address)?;
+        serde_json::to_value(explanation).map_err(|error| Error::Request { at: "explain".to_owned(), message: error.to_string() })
     }
 
     fn highlighters(&self, highlight: &Highlight, mut marks: Marks) -> Result<Vec<(String, Vec<String>, Highlighter)>, Error> {
@@ -127,32 +161,41 @@ impl DocumentSnapshot {
     }
 
     fn collect(&self, query: &dyn Query, request: &SearchRequest, aggregators: Aggregators) -> Result<Found, Error> {
-        let top = (request.size > 0).then(|| TopDocs::with_limit(request.size).and_offset(request.from));
-        match &request.sort {
-            Sort::Score => {
-                let top = top.map(TopDocs::order_by_score);
-                self.run(query, top, aggregators, Some)
+        if request.sort.0.is_empty() {
+            if request.search_after.is_some() {
+                let message = "needs a `sort`, for example [\"_score\"]; each hit then has a `sort` of its own to give back";
+                return Err(Error::Request { at: "search_after".to_owned(), message: message.to_owned() });
             }
-            Sort::Facet { path, descending } => {
-                self.shared.fields.facet(path)?;
-                let order = if *descending { Order::Desc } else { Order::Asc };
-                let numbers = (SortByStaticFastValue::<f64>::for_field(format!("n:{path}")), order);
-                let texts = (SortByString::for_field(format!("k:{path}")), order);
-                self.run(query, top.map(|top| top.order_by((numbers, texts))), aggregators, |_| None)
-            }
+            let top = (request.size > 0).then(|| TopDocs::with_limit(request.size).and_offset(request.from).order_by_score());
+            return self.run(query, top, aggregators, |(score, address)| FoundHit { score: Some(score), sort: None, address });
         }
+        let keys = Keys::of(self, &request.sort.0)?;
+        let after = request.search_after.as_ref().map(|after| keys.read(after)).transpose()?;
+        if after.is_some() && request.from > 0 {
+            let message = "goes without `from`: the page begins behind that hit";
+            return Err(Error::Request { at: "search_after".to_owned(), message: message.to_owned() });
+        }
+        let limit = request.from + request.size;
+        let top = (request.size > 0).then(|| SortCollector { keys: keys.clone(), after, limit });
+        let mut found = self.run(query, top, aggregators, |(values, address)| FoundHit {
+            score: keys.score_of(&values),
+            sort: Some(values.iter().map(Sorted::to_json).collect()),
+            address,
+        })?;
+        found.hits.drain(..request.from.min(found.hits.len()));
+        Ok(found)
     }
 
-    fn run<K, C: Collector<Fruit = Vec<(K, DocAddress)>>>(
+    fn run<K: Send + 'static, C: Collector<Fruit = Vec<(K, DocAddress)>>>(
         &self,
         query: &dyn Query,
         top: Option<C>,
         (facets, aggs): Aggregators,
-        score: impl Fn(K) -> Option<Score>,
+        hit: impl Fn((K, DocAddress)) -> FoundHit,
     ) -> Result<Found, Error> {
         let (hits, total, facets, aggs) = self.searcher.search(query, &(top, Count, facets, aggs))?;
         Ok(Found {
-            hits: hits.unwrap_or_default().into_iter().map(|(key, address)| (score(key), address)).collect(),
+            hits: hits.unwrap_or_default().into_iter().map(hit).collect(),
             total: total as u64,
             facets: facets.as_ref().map(aggregations::facet_counts).transpose()?.unwrap_or_default(),
             aggs: aggs.as_ref().map(aggregations::to_value).transpose()?.unwrap_or_else(|| Value::Object(Map::new())),

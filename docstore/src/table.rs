@@ -20,7 +20,7 @@ use tantivy::schema::{IndexRecordOption, Value};
 use tantivy::{DocAddress, DocSet, Index, Searcher, TERMINATED, TantivyDocument, TantivyError};
 
 use crate::error::Error;
-use crate::index::{self, Fields};
+use crate::index::{self, DynamicPaths, Fields, Opened};
 use crate::mapping::Mapping;
 use crate::materializer::{DocumentMaterializer, DocumentProjection};
 
@@ -45,29 +45,38 @@ impl Default for DocumentOptions {
     }
 }
 
+/// A committed state: up to where it holds the log, what reads it, and the paths found in its documents.
+#[derive(Clone)]
+pub(crate) struct State {
+    pub offset: Offset,
+    pub searcher: Searcher,
+    pub dynamic: Arc<DynamicPaths>,
+}
+
 pub(crate) struct Shared {
     pub mapping: Mapping,
     pub fields: Fields,
     pub index: Index,
-    kept: Mutex<VecDeque<(Offset, Searcher)>>,
+    kept: Mutex<VecDeque<State>>,
     kept_max: usize,
 }
 
 impl Shared {
-    pub(crate) fn new(mapping: Mapping, fields: Fields, index: Index, first: (Offset, Searcher), kept_max: usize) -> Self {
+    pub(crate) fn new(mapping: Mapping, fields: Fields, index: Index, first: State, kept_max: usize) -> Self {
         Self { mapping, fields, index, kept: Mutex::new(VecDeque::from([first])), kept_max: kept_max.max(1) }
     }
 
     /// Makes a committed state readable; one of the same offset is replaced.
-    pub(crate) fn publish(&self, offset: Offset, searcher: Searcher) {
+    pub(crate) fn publish(&self, state: State) {
+        let offset = state.offset;
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((newest, _)) = kept.back() {
+        if let Some(State { offset: newest, .. }) = kept.back() {
             assert!(*newest <= offset, "the state at {offset} comes after the state at {newest}");
             if *newest == offset {
                 kept.pop_back();
             }
         }
-        kept.push_back((offset, searcher));
+        kept.push_back(state);
         while kept.len() > self.kept_max {
             kept.pop_front();
         }
@@ -93,10 +102,11 @@ impl DocumentTable {
         options: DocumentOptions,
     ) -> Result<(Self, DocumentMaterializer), Error> {
         mapping.validate()?;
-        let (index, fields, next_offset) = index::open(dir, &mapping)?;
+        let Opened { index, fields, next_offset, dynamic } = index::open(dir, &mapping)?;
         let reader = crate::materializer::open_reader(&index, dir, &options)?;
-        let shared = Arc::new(Shared::new(mapping, fields, index, (next_offset, reader.searcher()), options.searchers_kept));
-        let materializer = DocumentMaterializer::open(Arc::clone(&shared), reader, dir, projection, options, next_offset)?;
+        let first = State { offset: next_offset, searcher: reader.searcher(), dynamic: Arc::new(dynamic) };
+        let shared = Arc::new(Shared::new(mapping, fields, index, first.clone(), options.searchers_kept));
+        let materializer = DocumentMaterializer::open(Arc::clone(&shared), reader, dir, projection, options, first)?;
         Ok((Self { shared }, materializer))
     }
 
@@ -113,16 +123,16 @@ impl DocumentTable {
     #[must_use]
     pub fn snapshot(&self) -> DocumentSnapshot {
         let kept = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let (offset, searcher) = kept.back().cloned().expect("the newest state is always kept");
-        DocumentSnapshot { shared: Arc::clone(&self.shared), searcher, offset }
+        let state = kept.back().cloned().expect("the newest state is always kept");
+        DocumentSnapshot::new(Arc::clone(&self.shared), state)
     }
 
     /// The newest kept state that shows nothing at or above `cut`; `None` when those are gone.
     #[must_use]
     pub fn snapshot_at(&self, cut: Offset) -> Option<DocumentSnapshot> {
         let kept = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let (offset, searcher) = kept.iter().rev().find(|(offset, _)| *offset <= cut).cloned()?;
-        Some(DocumentSnapshot { shared: Arc::clone(&self.shared), searcher, offset })
+        let state = kept.iter().rev().find(|state| state.offset <= cut).cloned()?;
+        Some(DocumentSnapshot::new(Arc::clone(&self.shared), state))
     }
 }
 
@@ -131,10 +141,15 @@ impl DocumentTable {
 pub struct DocumentSnapshot {
     pub(crate) shared: Arc<Shared>,
     pub(crate) searcher: Searcher,
+    pub(crate) dynamic: Arc<DynamicPaths>,
     offset: Offset,
 }
 
 impl DocumentSnapshot {
+    pub(crate) fn new(shared: Arc<Shared>, State { offset, searcher, dynamic }: State) -> Self {
+        Self { shared, searcher, dynamic, offset }
+    }
+
     /// The first offset of the log that it does not show.
     #[must_use]
     pub fn offset(&self) -> Offset {
@@ -152,12 +167,17 @@ impl DocumentSnapshot {
     /// # Errors
     /// When the index can't be read.
     pub fn get(&self, id: &str) -> Result<Option<Vec<u8>>, Error> {
-        let query = TermQuery::new(self.shared.fields.id_term(id), IndexRecordOption::Basic);
-        let weight = query.weight(EnableScoring::disabled_from_searcher(&self.searcher))?;
-        match self.first_alive(&*weight)? {
+        match self.address(id)? {
             Some(address) => self.source(address).map(Some),
             None => Ok(None),
         }
+    }
+
+    /// Where the document with this id is.
+    pub(crate) fn address(&self, id: &str) -> Result<Option<DocAddress>, Error> {
+        let query = TermQuery::new(self.shared.fields.id_term(id), IndexRecordOption::Basic);
+        let weight = query.weight(EnableScoring::disabled_from_searcher(&self.searcher))?;
+        self.first_alive(&*weight)
     }
 
     fn first_alive(&self, weight: &dyn Weight) -> Result<Option<DocAddress>, Error> {

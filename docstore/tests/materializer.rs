@@ -271,3 +271,16 @@ fn doubtful_folders_are_refused_with_the_advice_to_rebuild() {
     fs::remove_file(&dir.path().join(segment)).unwrap();
     assert!(matches!(refusal(dir.path(), words()), Error::Damaged { .. }));
 }
+
+#[test]
+fn indexes_of_mappings_from_before_typed_fields_open_without_a_rebuild() {
+    let dir = tempfile::tempdir().unwrap();
+    let meta = include_str!("fixtures/meta-of-format-1.json");
+    fs::write_atomic(&dir.path().join("meta.json"), meta.as_bytes()).unwrap();
+    fs::write_atomic(&dir.path().join(".managed.json"), b"[\"meta.json\"]").unwrap();
+    let mapping = r#"{"key":"","search":[{"path":"subject","analyzer":"standard"},{"path":"body","analyzer":"standard"},
+        {"path":"author.name","analyzer":"standard"}],"facets":["author.name","tags","size","day"]}"#;
+    let mut fixture = Fixture::open(dir.path(), serde_json::from_str(mapping).unwrap());
+    fixture.put("1", &serde_json::json!({"subject": "torn", "size": 3}));
+    assert_eq!(fixture.commit().count(), 1);
+}

@@ -142,7 +142,7 @@ async fn create_table(database: &Database, table: CreateTable, context: Context<
             TableKind::Row(written::schema())
         }
         "document" => TableKind::Document(mapping::read(&mut options, Mapping::default()).and_then(|mapping| {
-            options.finish(&["key", "search", "facets"])?;
+            options.finish(&Mapping::OPTIONS)?;
             Ok(mapping)
         })?),
         "series" if table.stream.is_none() => {

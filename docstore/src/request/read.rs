@@ -2,17 +2,40 @@
 //!
 //! serde calls the `TryFrom` implementations here while it deserializes a [`super::SearchRequest`].
 
+use std::cell::Cell;
 use std::ops::Bound;
 
 use serde_json::{Map, Value};
 
-use super::{FACET_SIZE_MAX, Facets, Fuzziness, HIGHLIGHT_CHARS_MAX, Highlight, Query, RangeValue, Sort};
+use super::{
+    FACET_SIZE_MAX, Facets, Fuzziness, HIGHLIGHT_CHARS_MAX, Highlight, Like, MoreLikeThis, MultiMatch, MultiMatchKind,
+    QUERIES_MAX, Query, RangeValue, Sort, SortKey, Suggest, VALUES_MAX,
+};
 use crate::error::nearest;
 use crate::mapping::scalar_text;
 use crate::text::{DEPTH_MAX, Operator};
 
-const KINDS: [&str; 11] =
-    ["match", "match_phrase", "match_all", "term", "terms", "range", "bool", "prefix", "fuzzy", "exists", "query_string"];
+const KINDS: [&str; 19] = [
+    "match",
+    "match_phrase",
+    "match_phrase_prefix",
+    "multi_match",
+    "match_all",
+    "term",
+    "terms",
+    "ids",
+    "range",
+    "bool",
+    "constant_score",
+    "dis_max",
+    "prefix",
+    "wildcard",
+    "regexp",
+    "fuzzy",
+    "exists",
+    "query_string",
+    "more_like_this",
+];
 
 type Parsed<T> = Result<T, String>;
 
@@ -20,14 +43,45 @@ impl TryFrom<Value> for Query {
     type Error = String;
 
     fn try_from(value: Value) -> Parsed<Self> {
-        parse_query(&value, "query", 0)
+        Depth { depth: 0, queries: &Cell::new(0) }.parse(&value, "query")
     }
 }
 
-fn parse_query(value: &Value, at: &str, depth: usize) -> Parsed<Query> {
-    if depth > DEPTH_MAX {
-        return Err(format!("{at}: queries nest deeper than {DEPTH_MAX} levels"));
+/// How deep a query is in the request, and how many there were before it.
+#[derive(Clone, Copy)]
+struct Depth<'a> {
+    depth: usize,
+    queries: &'a Cell<usize>,
+}
+
+impl Depth<'_> {
+    /// Reads a query that is this deep.
+    fn parse(self, value: &Value, at: &str) -> Parsed<Query> {
+        self.queries.set(self.queries.get() + 1);
+        if self.queries.get() > QUERIES_MAX {
+            return Err(format!(
+                "{at}: more than {QUERIES_MAX} queries in one request; look for many values with `terms` or `ids`"
+            ));
+        }
+        if self.depth > DEPTH_MAX {
+            return Err(format!("{at}: queries nest deeper than {DEPTH_MAX} levels"));
+        }
+        parse_query(value, at, Self { depth: self.depth + 1, ..self })
     }
+
+    fn list(self, value: Option<Value>, at: &str) -> Parsed<Vec<Query>> {
+        match value {
+            None => Ok(Vec::new()),
+            Some(Value::Array(queries)) => {
+                let numbered = queries.iter().enumerate();
+                numbered.map(|(i, query)| self.parse(query, &format!("{at}[{i}]"))).collect()
+            }
+            Some(query) => Ok(vec![self.parse(&query, at)?]),
+        }
+    }
+}
+
+fn parse_query(value: &Value, at: &str, inner: Depth<'_>) -> Parsed<Query> {
     let (kind, body) = single(value, at, "a query is an object with one kind, such as {\"match\": {\"body\": \"crash\"}}")?;
     let at = format!("{at}.{kind}");
     match kind {
@@ -35,23 +89,49 @@ fn parse_query(value: &Value, at: &str, depth: usize) -> Parsed<Query> {
             let mut options = Options::of(body, &at)?;
             options.boosted(Query::MatchAll, &[])
         }
-        "bool" => parse_bool(body, &at, depth),
+        "bool" => parse_bool(body, &at, inner),
         "exists" => {
             let mut options = Options::of(body, &at)?;
             let field = options.text("field")?;
             options.boosted(Query::Exists { field }, &["field"])
         }
         "query_string" => parse_query_string(body, &at),
+        "multi_match" => parse_multi_match(body, &at),
+        "more_like_this" => parse_more_like_this(body, &at),
+        "ids" => {
+            let mut options = Options::of(body, &at)?;
+            let values = options.map.remove("values").ok_or_else(|| format!("{at}: `values` is missing"))?;
+            let list = values.as_array().filter(|values| values.len() <= VALUES_MAX);
+            let texts: Option<Vec<String>> =
+                list.and_then(|values| values.iter().map(|value| value.as_str().map(str::to_owned)).collect());
+            let values = texts.ok_or_else(|| format!("{at}.values: needs a list of texts, at most {VALUES_MAX}"))?;
+            options.boosted(Query::Ids { values }, &["values"])
+        }
+        "constant_score" => {
+            let mut options = Options::of(body, &at)?;
+            let filter = options.map.remove("filter").ok_or_else(|| format!("{at}: `filter` is missing"))?;
+            let filter = Box::new(inner.parse(&filter, &format!("{at}.filter"))?);
+            let boost = options.boost()?.unwrap_or(1.0);
+            options.end(&["filter", "boost"])?;
+            Ok(Query::ConstantScore { filter, boost })
+        }
+        "dis_max" => {
+            let mut options = Options::of(body, &at)?;
+            let queries = inner.list(options.map.remove("queries"), &format!("{at}.queries"))?;
+            let tie_breaker = options.share("tie_breaker")?.unwrap_or(0.0);
+            options.boosted(Query::DisMax { queries, tie_breaker }, &["queries", "tie_breaker"])
+        }
         "terms" => {
             let mut options = Options::of(body, &at)?;
             let boost = options.boost()?;
             let (field, values) = single(&Value::Object(options.rest()), &at, "needs one field: {\"field\": [\"a\", \"b\"]}")
                 .map(|(field, values)| (field.to_owned(), values.clone()))?;
-            let values = values.as_array().ok_or_else(|| format!("{at}.{field}: needs a list of values"))?;
+            let values = values.as_array().filter(|values| values.len() <= VALUES_MAX);
+            let values = values.ok_or_else(|| format!("{at}.{field}: needs a list of at most {VALUES_MAX} values"))?;
             let values = values.iter().map(|value| text_of(value, &at)).collect::<Parsed<_>>()?;
             Ok(boosted(Query::Terms { field, values }, boost))
         }
-        "match" | "match_phrase" | "term" | "range" | "prefix" | "fuzzy" => {
+        "match" | "match_phrase" | "match_phrase_prefix" | "term" | "range" | "prefix" | "wildcard" | "regexp" | "fuzzy" => {
             let (field, body) = single(body, &at, "needs one field: {\"field\": ...}")?;
             parse_field_query(kind, field, body, &format!("{at}.{field}"))
         }
@@ -66,7 +146,7 @@ fn parse_field_query(kind: &str, field: &str, body: &Value, at: &str) -> Parsed<
     let field = field.to_owned();
     let short = match (kind, body) {
         ("range", _) => None,
-        ("match" | "match_phrase", value) if !value.is_object() => Some(("query", value)),
+        ("match" | "match_phrase" | "match_phrase_prefix", value) if !value.is_object() => Some(("query", value)),
         (_, value) if !value.is_object() => Some(("value", value)),
         _ => None,
     };
@@ -85,6 +165,18 @@ fn parse_field_query(kind: &str, field: &str, body: &Value, at: &str) -> Parsed<
             let query = options.text("query")?;
             let slop = options.number("slop", 100)?.unwrap_or(0);
             options.boosted(Query::MatchPhrase { field, query, slop }, &["query", "slop"])
+        }
+        "match_phrase_prefix" => {
+            let query = options.text("query")?;
+            options.boosted(Query::MatchPhrasePrefix { field, query }, &["query"])
+        }
+        "wildcard" => {
+            let value = options.text("value")?;
+            options.boosted(Query::Wildcard { field, value }, &["value"])
+        }
+        "regexp" => {
+            let value = options.text("value")?;
+            options.boosted(Query::Regexp { field, value }, &["value"])
         }
         "term" => {
             let value = options.text("value")?;
@@ -114,19 +206,9 @@ fn parse_field_query(kind: &str, field: &str, body: &Value, at: &str) -> Parsed<
     }
 }
 
-fn parse_bool(body: &Value, at: &str, depth: usize) -> Parsed<Query> {
+fn parse_bool(body: &Value, at: &str, inner: Depth<'_>) -> Parsed<Query> {
     let mut options = Options::of(body, at)?;
-    let mut clauses = |name: &str| -> Parsed<Vec<Query>> {
-        let at = format!("{at}.{name}");
-        match options.map.remove(name) {
-            None => Ok(Vec::new()),
-            Some(Value::Array(queries)) => {
-                let numbered = queries.iter().enumerate();
-                numbered.map(|(i, query)| parse_query(query, &format!("{at}[{i}]"), depth + 1)).collect()
-            }
-            Some(query) => Ok(vec![parse_query(&query, &at, depth + 1)?]),
-        }
-    };
+    let mut clauses = |name: &str| inner.list(options.map.remove(name), &format!("{at}.{name}"));
     let (must, should) = (clauses("must")?, clauses("should")?);
     let (must_not, filter) = (clauses("must_not")?, clauses("filter")?);
     let minimum_should_match = options.number("minimum_should_match", 1024)?;
@@ -144,6 +226,65 @@ fn parse_query_string(body: &Value, at: &str) -> Parsed<Query> {
     let fields = options.map.remove("fields").map(|value| texts(&value, &format!("{at}.fields"))).transpose()?;
     let default_operator = options.operator("default_operator")?;
     options.boosted(Query::QueryString { query, fields, default_operator }, &["query", "fields", "default_operator"])
+}
+
+fn parse_multi_match(body: &Value, at: &str) -> Parsed<Query> {
+    const TYPES: [(&str, MultiMatchKind); 4] = [
+        ("best_fields", MultiMatchKind::BestFields),
+        ("most_fields", MultiMatchKind::MostFields),
+        ("phrase", MultiMatchKind::Phrase),
+        ("phrase_prefix", MultiMatchKind::PhrasePrefix),
+    ];
+    let mut options = Options::of(body, at)?;
+    let query = options.text("query")?;
+    let weighed = |name: String| match name.split_once('^') {
+        None => Ok((name, 1.0)),
+        Some((field, boost)) => match boost.parse::<f32>() {
+            Ok(boost) if boost.is_finite() && boost >= 0.0 => Ok((field.to_owned(), boost)),
+            _ => Err(format!("{at}.fields: `{name}` needs a number behind `^`, as in `title^2`")),
+        },
+    };
+    let fields = options.map.remove("fields").map(|value| texts(&value, &format!("{at}.fields"))).transpose()?;
+    let fields = fields.map(|fields| fields.into_iter().map(weighed).collect::<Parsed<_>>()).transpose()?;
+    let kind = match options.map.remove("type") {
+        None => MultiMatchKind::default(),
+        Some(value) => {
+            let kind = TYPES.iter().find(|(name, _)| value.as_str() == Some(name)).map(|(_, kind)| *kind);
+            let known = TYPES.map(|(name, _)| name).join(", ");
+            kind.ok_or_else(|| format!("{at}.type: needs one of {known}, not {value}"))?
+        }
+    };
+    let operator = options.operator("operator")?;
+    let fuzziness = options.fuzziness(Fuzziness::Edits(0))?;
+    let slop = options.number("slop", 100)?.unwrap_or(0);
+    let tie_breaker = options.share("tie_breaker")?.unwrap_or(0.0);
+    let multi = MultiMatch { query, fields, kind, operator, fuzziness, slop, tie_breaker };
+    options.boosted(Query::MultiMatch(multi), &["query", "fields", "type", "operator", "fuzziness", "slop", "tie_breaker"])
+}
+
+fn parse_more_like_this(body: &Value, at: &str) -> Parsed<Query> {
+    const LIKES_MAX: usize = 100;
+    let mut options = Options::of(body, at)?;
+    let fields = options.map.remove("fields").map(|value| texts(&value, &format!("{at}.fields"))).transpose()?;
+    let like = options.map.remove("like").ok_or_else(|| format!("{at}: `like` is missing"))?;
+    let likes = match &like {
+        Value::Array(likes) => likes.as_slice(),
+        one => std::slice::from_ref(one),
+    };
+    let one = |like: &Value| match like {
+        Value::String(text) => Some(Like::Text(text.clone())),
+        Value::Object(members) if members.len() == 1 => Some(Like::Id(members.get("_id")?.as_str()?.to_owned())),
+        _ => None,
+    };
+    let likes: Option<Vec<Like>> = likes.iter().map(one).collect();
+    let like = likes.filter(|likes| (1..=LIKES_MAX).contains(&likes.len())).ok_or_else(|| {
+        format!("{at}.like: needs a text, {{\"_id\": \"...\"}}, or a list of at most {LIKES_MAX} of them, not {like}")
+    })?;
+    let min_term_freq = options.number("min_term_freq", 1_000_000)?.unwrap_or(2);
+    let min_doc_freq = u64::from(options.number("min_doc_freq", u32::MAX)?.unwrap_or(5));
+    let max_query_terms = options.number("max_query_terms", 1000)?.unwrap_or(25) as usize;
+    let like = MoreLikeThis { fields, like, min_term_freq, min_doc_freq, max_query_terms };
+    options.boosted(Query::MoreLikeThis(like), &["fields", "like", "min_term_freq", "min_doc_freq", "max_query_terms"])
 }
 
 fn boosted(query: Query, boost: Option<f32>) -> Query {
@@ -203,10 +344,20 @@ impl Options {
     fn range_value(&mut self, name: &str) -> Parsed<Option<RangeValue>> {
         match self.map.remove(name) {
             None | Some(Value::Null) => Ok(None),
-            Some(Value::Number(number)) => Ok(number.as_f64().map(RangeValue::Number)),
+            Some(Value::Number(number)) => {
+                let integer = number.as_i64().map(RangeValue::Integer);
+                Ok(integer.or_else(|| number.as_f64().map(RangeValue::Number)))
+            }
             Some(Value::String(text)) => Ok(Some(RangeValue::Text(text))),
             Some(other) => Err(format!("{}.{name}: needs a number or a string, not {other}", self.at)),
         }
+    }
+
+    /// A number from 0 to 1.
+    fn share(&mut self, name: &str) -> Parsed<Option<f32>> {
+        let Some(value) = self.map.remove(name) else { return Ok(None) };
+        let share = serde_json::from_value::<f32>(value.clone()).ok().filter(|share| (0.0..=1.0).contains(share));
+        share.map(Some).ok_or_else(|| format!("{}.{name}: needs a number from 0 to 1, not {value}", self.at))
     }
 
     fn boost(&mut self) -> Parsed<Option<f32>> {
@@ -251,27 +402,73 @@ impl TryFrom<Value> for Sort {
     type Error = String;
 
     fn try_from(value: Value) -> Parsed<Self> {
-        const WHAT: &str = "needs \"_score\" or one facet, as {\"facet\": \"asc\"} or {\"facet\": \"desc\"}";
-        let item = match &value {
-            Value::Array(items) if items.len() == 1 => &items[0],
-            other => other,
-        };
-        if let Value::String(name) = item {
-            let facet = || Self::Facet { path: name.clone(), descending: false };
-            return Ok(if name == "_score" { Self::Score } else { facet() });
+        const KEYS_MAX: usize = 8;
+        match &value {
+            Value::Array(keys) if keys.len() > KEYS_MAX => Err(format!("sort: more than {KEYS_MAX} keys")),
+            Value::Array(keys) => {
+                keys.iter().enumerate().map(|(i, key)| sort_key(key, &format!("sort[{i}]"))).collect::<Parsed<_>>().map(Self)
+            }
+            key => Ok(Self(vec![sort_key(key, "sort")?])),
         }
-        let (path, order) = single(item, "sort", WHAT)?;
-        let order = order.get("order").unwrap_or(order);
-        let descending = match order.as_str() {
-            Some("asc") => false,
-            Some("desc") => true,
-            _ => return Err(format!("sort.{path}: needs \"asc\" or \"desc\", not {order}")),
+    }
+}
+
+fn sort_key(value: &Value, at: &str) -> Parsed<SortKey> {
+    const WHAT: &str = "needs `_score`, `_id` or a facet, as {\"facet\": \"asc\"}, {\"facet\": \"desc\"} or \
+                        {\"facet\": {\"order\": \"desc\", \"missing\": \"_first\"}}";
+    let key = |field: &str, descending: Option<bool>, missing_first: bool| {
+        let descending = descending.unwrap_or(field == "_score");
+        SortKey { field: field.to_owned(), descending, missing_first }
+    };
+    if let Value::String(field) = value {
+        return Ok(key(field, None, false));
+    }
+    let (field, body) = single(value, at, WHAT)?;
+    let at = format!("{at}.{field}");
+    let order = |order: &Value| match order.as_str() {
+        Some("asc") => Ok(false),
+        Some("desc") => Ok(true),
+        _ => Err(format!("{at}: needs \"asc\" or \"desc\", not {order}")),
+    };
+    if !body.is_object() {
+        return Ok(key(field, Some(order(body)?), false));
+    }
+    let mut options = Options::of(body, &at)?;
+    let descending = options.map.remove("order").map(|value| order(&value)).transpose()?;
+    let missing_first = match options.map.remove("missing") {
+        None => false,
+        Some(value) => match value.as_str() {
+            Some("_first") => true,
+            Some("_last") => false,
+            _ => return Err(format!("{at}.missing: needs \"_first\" or \"_last\", not {value}")),
+        },
+    };
+    options.end(&["order", "missing"])?;
+    Ok(key(field, descending, missing_first))
+}
+
+impl TryFrom<Value> for Suggest {
+    type Error = String;
+
+    fn try_from(value: Value) -> Parsed<Self> {
+        let mut options = Options::of(&value, "suggest")?;
+        let (text, field) = (options.text("text")?, options.text("field")?);
+        let size = options.number("size", 100)?.unwrap_or(5) as usize;
+        let max_edits = match options.number("max_edits", 2)?.unwrap_or(2) {
+            0 => return Err("suggest.max_edits: needs 1 or 2, not 0".to_owned()),
+            1 => 1,
+            _ => 2,
         };
-        match (path, descending) {
-            ("_score", true) => Ok(Self::Score),
-            ("_score", false) => Err("sort._score: only \"desc\" is supported, the best first".to_owned()),
-            _ => Ok(Self::Facet { path: path.to_owned(), descending }),
-        }
+        let always = match options.map.remove("mode") {
+            None => false,
+            Some(value) => match value.as_str() {
+                Some("missing") => false,
+                Some("always") => true,
+                _ => return Err(format!("suggest.mode: needs \"missing\" or \"always\", not {value}")),
+            },
+        };
+        options.end(&["text", "field", "size", "max_edits", "mode"])?;
+        Ok(Self { text, field, size, max_edits, always })
     }
 }
 

@@ -34,7 +34,7 @@ pub fn plain() -> DocumentProjection {
 
 pub fn mapping(search: &[(&str, Analyzer)], facets: &[&str]) -> Mapping {
     let search = search.iter().map(|(path, analyzer)| SearchField { path: (*path).to_owned(), analyzer: *analyzer }).collect();
-    Mapping { key: String::new(), search, facets: facets.iter().map(|path| (*path).to_owned()).collect() }
+    Mapping { key: String::new(), search, facets: facets.iter().map(|path| (*path).to_owned()).collect(), ..Mapping::default() }
 }
 
 /// Small enough for many tables at once.

@@ -1,14 +1,14 @@
-//! What is searched in a document table: the options `search` and `facets`, and changing them.
+//! What is searched in a document table: the options `search`, `facets`, `fields` and `dynamic`, and changing them.
 //!
 //! `ALTER TABLE d SET (search = '...', facets = '...')` builds a new generation with the new mapping beside the serving one, as a
 //! rebuild does; until it serves, queries go by the old mapping.
 
 use datafusion::sql::sqlparser::ast::SqlOption;
-use docstore::{Analyzer, Mapping, SearchField};
+use docstore::{Mapping, MappingOptions};
 use logcore::ErrorKind;
 use tokio::sync::MutexGuard;
 
-use super::{done, words};
+use super::done;
 use crate::answer::SqlAnswer;
 use crate::catalog::{CatalogRecord, TableDef, TableKind};
 use crate::database::Database;
@@ -22,30 +22,16 @@ use crate::view::rebuild;
 /// # Errors
 /// Unknown analyzers, names that can't be fields.
 pub fn read(options: &mut Options, before: Mapping) -> Result<Mapping> {
-    let field = |word: &str| {
-        let (path, analyzer) = word.split_once(':').unwrap_or((word, "standard"));
-        let analyzer = match analyzer.trim() {
-            "standard" => Analyzer::Standard,
-            "whitespace" => Analyzer::Whitespace,
-            "keyword" => Analyzer::Keyword,
-            "english" => Analyzer::English,
-            other => {
-                return Err(Error::invalid(format!("analyzer \"{other}\" is unknown"))
-                    .hint("use standard, english, whitespace or keyword"));
-            }
-        };
-        Ok(SearchField { path: path.trim().to_owned(), analyzer })
+    let texts = Mapping::OPTIONS.map(|name| options.take(name));
+    let [key, search, facets, fields, dynamic] = texts.each_ref().map(Option::as_deref);
+    let given = Mapping::from_options(&MappingOptions { key, search, facets, fields, dynamic })?;
+    let mapping = Mapping {
+        key: if key.is_some() { given.key } else { before.key },
+        search: if search.is_some() { given.search } else { before.search },
+        facets: if facets.is_some() { given.facets } else { before.facets },
+        fields: if fields.is_some() { given.fields } else { before.fields },
+        dynamic: if dynamic.is_some() { given.dynamic } else { before.dynamic },
     };
-    let mut mapping = before;
-    if let Some(key) = options.take("key") {
-        mapping.key = key;
-    }
-    if let Some(search) = options.take("search") {
-        mapping.search = words(&search).map(field).collect::<Result<_>>()?;
-    }
-    if let Some(facets) = options.take("facets") {
-        mapping.facets = words(&facets).map(str::to_owned).collect();
-    }
     mapping.validate()?;
     Ok(mapping)
 }
@@ -71,7 +57,7 @@ pub async fn alter(
             .hint("make another table"));
     }
     let mapping = read(&mut options, before.clone())?;
-    options.finish(&["search", "facets"])?;
+    options.finish(&["search", "facets", "fields", "dynamic"])?;
     let view = database.views().get(searched)?;
     if let Some(building) = view.building() {
         let message = format!("table \"{}\" is being rebuilt, as generation {}", def.name, building.number);

@@ -52,7 +52,7 @@ impl DocumentProvider {
         if column == "_id" {
             return Some(ScanFilter::Ids(values));
         }
-        let facet = self.mapping.facets.iter().any(|facet| facet == column) && values.len() == 1;
+        let facet = self.mapping.is_facet(column) && values.len() == 1;
         facet.then(|| ScanFilter::FacetEquals { path: column.to_owned(), value: values.remove(0) })
     }
 }

@@ -1,0 +1,760 @@
+//! Hundreds of made-up queries of every kind against a straightforward evaluation in plain Rust and against queries of tantivy built
+//! by hand; pages after a hit against one large page; damaged requests, texts and mappings, which are answered or refused.
+//!
+//! Everything is seeded; a failure prints the query and its seed.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+#[path = "common/corpus.rs"]
+mod corpus;
+
+use std::cmp::Ordering;
+use std::sync::LazyLock;
+
+use common::{Fixture, ids, search};
+use corpus::{CORPUS, Count, Doc, KINDS, Random, WORDS, has_phrase, has_word, tokens};
+use docstore::mapping::MappingOptions;
+use docstore::text::Operator;
+use docstore::{Mapping, Percolator, SearchRequest};
+use serde_json::{Value, json};
+use tantivy::query::{BooleanQuery, BoostQuery, ConstScoreQuery, DisjunctionMaxQuery, Occur, PhraseQuery, Query, TermQuery};
+use tantivy::schema::IndexRecordOption;
+use tantivy::{Searcher, Term};
+
+type Matches = Box<dyn Fn(&Doc) -> bool>;
+
+/// A query, what it means, and where that is easy the same query in tantivy's own terms.
+struct Generated {
+    json: Value,
+    matches: Matches,
+    raw: Option<Box<dyn Query>>,
+}
+
+fn plain(json: Value, matches: impl Fn(&Doc) -> bool + 'static) -> Generated {
+    Generated { json, matches: Box::new(matches), raw: None }
+}
+
+/// The same index, opened by tantivy alone.
+static RAW: LazyLock<Searcher> =
+    LazyLock::new(|| tantivy::Index::open_in_dir(CORPUS.dir.path()).unwrap().reader().unwrap().searcher());
+
+fn body_field() -> tantivy::schema::Field {
+    RAW.schema().get_field("t:body").unwrap()
+}
+
+fn raw_term(word: &str) -> Box<dyn Query> {
+    Box::new(TermQuery::new(Term::from_field_text(body_field(), word), IndexRecordOption::WithFreqs))
+}
+
+fn text_field(random: &mut Random) -> &'static str {
+    random.of(&["body", "body", "title", "code"])
+}
+
+/// The halves of a count: an exact order of whole numbers and fractions.
+fn halves(count: Count) -> i128 {
+    match count {
+        Count::Whole(whole) => i128::from(whole) * 2,
+        Count::Halves(halves) => i128::from(halves),
+    }
+}
+
+fn in_range(value: i128, range: &[(&str, i128)]) -> bool {
+    range.iter().all(|(name, bound)| match *name {
+        "gt" => value > *bound,
+        "gte" => value >= *bound,
+        "lt" => value < *bound,
+        _ => value <= *bound,
+    })
+}
+
+/// Bounds by name, those of the documents' neighbourhood.
+fn bounds(random: &mut Random, mut bound: impl FnMut(&mut Random) -> i128) -> Vec<(&'static str, i128)> {
+    let (low, high) = (bound(random), bound(random));
+    let mut range = Vec::new();
+    let which = random.below(3);
+    if which != 1 {
+        range.push((random.of(&["gt", "gte"]), low.min(high)));
+    }
+    if which != 0 {
+        range.push((random.of(&["lt", "lte"]), low.max(high)));
+    }
+    range
+}
+
+#[allow(clippy::too_many_lines, reason = "one arm a kind of query")]
+fn leaf(random: &mut Random) -> Generated {
+    let word = random.of(&WORDS).to_owned();
+    match random.below(24) {
+        0 => plain(json!({"match_all": {}}), |_| true),
+        1 | 2 => {
+            let (text, all) = (random.words(4), random.below(2) == 0);
+            let words = tokens(&text);
+            let occur = if all { Occur::Must } else { Occur::Should };
+            let raw: Vec<_> = words.iter().map(|word| (occur, raw_term(word))).collect();
+            let empty = words.is_empty();
+            let operator = if all { "and" } else { "or" };
+            let json = json!({"match": {"body": {"query": text, "operator": operator}}});
+            let found = plain(json, move |doc| {
+                let has = |word: &String| has_word(doc, "body", word);
+                !words.is_empty() && if all { words.iter().all(has) } else { words.iter().any(has) }
+            });
+            Generated { raw: (!empty).then(|| Box::new(BooleanQuery::new(raw)) as Box<dyn Query>), ..found }
+        }
+        3 => {
+            let field = text_field(random);
+            plain(json!({"match": {field: word}}), move |doc| has_word(doc, field, &word))
+        }
+        4 => plain(json!({"match": {"body": {"query": word, "fuzziness": 1}}}), move |doc| {
+            tokens(&doc.body).iter().any(|token| strsim::osa_distance(token, &word) <= 1)
+        }),
+        5 => {
+            let words = vec![word.clone(), random.of(&WORDS).to_owned()];
+            let raw = PhraseQuery::new(words.iter().map(|word| Term::from_field_text(body_field(), word)).collect());
+            let found = plain(json!({"match_phrase": {"body": words.join(" ")}}), move |doc| has_phrase(doc, "body", &words));
+            Generated { raw: Some(Box::new(raw)), ..found }
+        }
+        6 => {
+            let (field, words) = (random.of(&["title", "code"]), vec![word, random.of(&WORDS).to_owned()]);
+            plain(json!({"match_phrase": {field: words.join(" ")}}), move |doc| has_phrase(doc, field, &words))
+        }
+        7 => {
+            let (first, start) = (word, random.of(&["p", "pag", "wr", "cra", "l", "x"]));
+            plain(json!({"match_phrase_prefix": {"body": format!("{first} {start}")}}), move |doc| {
+                tokens(&doc.body).windows(2).any(|pair| pair[0] == first && pair[1].starts_with(start))
+            })
+        }
+        8 => {
+            let kind = random.of(&["best_fields", "most_fields", "phrase"]);
+            let json = json!({"multi_match": {"query": word, "fields": ["body^2", "title"], "type": kind, "tie_breaker": 0.3}});
+            plain(json, move |doc| has_word(doc, "body", &word) || has_word(doc, "title", &word))
+        }
+        9 => {
+            let raw = raw_term(&word);
+            let found = plain(json!({"term": {"body": word.to_uppercase()}}), move |doc| has_word(doc, "body", &word));
+            Generated { raw: Some(raw), ..found }
+        }
+        10 => {
+            let tags = [format!("tag{}", random.below(5)), format!("tag{}", random.below(5))];
+            plain(json!({"terms": {"tags": tags}}), move |doc| doc.tags.iter().any(|tag| tags.contains(tag)))
+        }
+        11 => {
+            let ids: Vec<String> = (0..random.below(6)).map(|_| format!("d{:03}", random.below(400))).collect();
+            plain(json!({"ids": {"values": ids}}), move |doc| ids.contains(&doc.id))
+        }
+        12 => {
+            let start = random.of(&["p", "pag", "cr", "fsy", "zz"]);
+            plain(json!({"prefix": {"body": start}}), move |doc| tokens(&doc.body).iter().any(|word| word.starts_with(start)))
+        }
+        13 => {
+            let (pattern, matches): (&str, fn(&str) -> bool) = random.of(&[
+                ("cr?sh", (|word| word.len() == 5 && word.starts_with("cr") && word.ends_with("sh")) as fn(&str) -> bool),
+                ("*r*", |word| word.contains('r')),
+                ("pag*s", |word| word.starts_with("pag") && word.ends_with('s')),
+                ("??", |word| word.len() == 2),
+                ("LOG*", |word| word.starts_with("log")),
+            ]);
+            plain(json!({"wildcard": {"body": pattern}}), move |doc| tokens(&doc.body).iter().any(|word| matches(word)))
+        }
+        14 => {
+            let (pattern, matches): (&str, fn(&str) -> bool) = random.of(&[
+                ("cr[au]sh", (|word| word == "crash" || word == "crush") as fn(&str) -> bool),
+                ("pag.*", |word| word.starts_with("pag")),
+                ("log|torn", |word| word == "log" || word == "torn"),
+                ("logs?", |word| word == "log" || word == "logs"),
+                ("[a-z]{2}", |word| word.len() == 2),
+                ("cr", |_| false),
+            ]);
+            plain(json!({"regexp": {"body": pattern}}), move |doc| tokens(&doc.body).iter().any(|word| matches(word)))
+        }
+        15 => {
+            let field = random.of(&["size", "kind", "at", "net.addr", "x.p", "x.u"]);
+            plain(json!({"exists": {"field": field}}), move |doc| match field {
+                "size" => doc.size.is_some(),
+                "kind" => doc.kind.is_some(),
+                "at" => doc.at_millis.is_some(),
+                "net.addr" => doc.addr.is_some(),
+                field => doc.loose(&field[2..]).is_some(),
+            })
+        }
+        16 => {
+            let range = bounds(random, |random| i128::try_from(random.below(60)).unwrap() - 20);
+            let body: serde_json::Map<String, Value> =
+                range.iter().map(|(name, bound)| ((*name).to_owned(), json!(i64::try_from(*bound).unwrap()))).collect();
+            plain(json!({"range": {"size": body}}), move |doc| doc.size.is_some_and(|size| in_range(i128::from(size), &range)))
+        }
+        17 => {
+            // In halves, written as whole numbers or fractions, near zero or near 2^53.
+            let base = random.of(&[0, 1_i128 << 54]);
+            let range =
+                bounds(random, |random| base + i128::try_from(random.below(24)).unwrap() * (1 + i128::from(base > 0)) - 12);
+            let number = |halves: i128| match halves % 2 {
+                0 => json!(i64::try_from(halves / 2).unwrap()),
+                _ => json!(f64::from(i32::try_from(halves).unwrap()) / 2.0),
+            };
+            let body: serde_json::Map<String, Value> =
+                range.iter().map(|(name, bound)| ((*name).to_owned(), number(*bound))).collect();
+            plain(json!({"range": {"count": body}}), move |doc| doc.count.is_some_and(|count| in_range(halves(count), &range)))
+        }
+        18 => {
+            let count = random.of(&[Count::Whole((1 << 53) + 1), Count::Whole(3), Count::Halves(5)]);
+            let value = if let Count::Whole(whole) = count { json!(whole) } else { json!(2.5) };
+            plain(json!({"term": {"count": value}}), move |doc| doc.count == Some(count))
+        }
+        19 => {
+            let range = bounds(random, |random| 1_700_000_000_000 + i128::try_from(random.below(30)).unwrap() * 1_001);
+            let body: serde_json::Map<String, Value> =
+                range.iter().map(|(name, bound)| ((*name).to_owned(), json!(i64::try_from(*bound).unwrap()))).collect();
+            plain(json!({"range": {"at": body}}), move |doc| doc.at_millis.is_some_and(|at| in_range(i128::from(at), &range)))
+        }
+        20 => {
+            let (ok, kind) = (random.below(2) == 0, random.of(&KINDS));
+            match random.below(2) {
+                0 => plain(json!({"term": {"ok": ok}}), move |doc| doc.ok == Some(ok)),
+                _ => plain(json!({"term": {"kind": kind}}), move |doc| doc.kind == Some(kind)),
+            }
+        }
+        21 => {
+            let third = u8::try_from(random.below(4)).unwrap();
+            match random.below(2) {
+                0 => plain(json!({"term": {"net.addr": format!("10.0.{third}.0/24")}}), move |doc| {
+                    doc.addr.is_some_and(|addr| addr[2] == third)
+                }),
+                _ => plain(json!({"range": {"net.addr": {"gte": format!("10.0.{third}.2")}}}), move |doc| {
+                    doc.addr.is_some_and(|addr| (addr[2], addr[3]) >= (third, 2))
+                }),
+            }
+        }
+        22 => {
+            let name = random.of(&["p", "q", "r", "s", "t", "u"]);
+            let has = move |doc: &Doc, wanted: &Value| match doc.loose(name) {
+                Some(Value::Array(items)) => items.contains(wanted),
+                Some(value) => value == wanted,
+                None => false,
+            };
+            let path = format!("x.{name}");
+            let value = match random.below(3) {
+                0 => json!(word),
+                1 => json!(random.below(20)),
+                _ => json!(random.below(2) == 0),
+            };
+            match random.below(2) {
+                0 => plain(json!({"term": {path: value}}), move |doc| has(doc, &value)),
+                _ => plain(json!({"match": {path: value}}), move |doc| has(doc, &value)),
+            }
+        }
+        _ => {
+            let (name, low) = (random.of(&["p", "q", "r"]), random.below(20));
+            plain(json!({"range": {format!("x.{name}"): {"gte": low}}}), move |doc| {
+                doc.loose(name).and_then(Value::as_u64).is_some_and(|value| value >= low as u64)
+            })
+        }
+    }
+}
+
+fn generate(random: &mut Random, depth: usize) -> Generated {
+    if depth == 0 || random.below(3) == 0 {
+        return leaf(random);
+    }
+    let mut many = |max: usize| (0..random.below(max)).map(|_| generate(random, depth - 1)).collect::<Vec<_>>();
+    let (must, should, must_not, filter) = (many(3), many(3), many(2), many(2));
+    match random.below(6) {
+        0 => {
+            let Generated { json, matches, .. } = generate(random, depth - 1);
+            Generated { json: json!({"constant_score": {"filter": json}}), matches, raw: None }
+        }
+        1 if !must.is_empty() => {
+            let queries: Vec<Value> = must.iter().map(|query| query.json.clone()).collect();
+            plain(json!({"dis_max": {"queries": queries}}), move |doc| must.iter().any(|query| (query.matches)(doc)))
+        }
+        _ => {
+            let minimum = if should.is_empty() { None } else { Some(random.below(should.len() + 1)) };
+            let list = |queries: &[Generated]| queries.iter().map(|query| query.json.clone()).collect::<Vec<_>>();
+            let mut json =
+                json!({"must": list(&must), "should": list(&should), "must_not": list(&must_not), "filter": list(&filter)});
+            if let Some(minimum) = minimum {
+                json["minimum_should_match"] = json!(minimum);
+            }
+            let minimum = minimum.unwrap_or(0);
+            let matches = move |doc: &Doc| {
+                must.iter().chain(&filter).all(|query| (query.matches)(doc))
+                    && !must_not.iter().any(|query| (query.matches)(doc))
+                    && should.iter().filter(|query| (query.matches)(doc)).count() >= minimum
+            };
+            plain(json!({ "bool": json }), matches)
+        }
+    }
+}
+
+/// A query of kinds that rank, with the same in tantivy's terms.
+fn scored(random: &mut Random, depth: usize) -> Generated {
+    let leaf_only = depth == 0 || random.below(3) == 0;
+    loop {
+        let found = if leaf_only { leaf(random) } else { combined(random, depth) };
+        if found.raw.is_some() {
+            return found;
+        }
+    }
+}
+
+fn combined(random: &mut Random, depth: usize) -> Generated {
+    let mut many = |least: usize| (0..least + random.below(3)).map(|_| scored(random, depth - 1)).collect::<Vec<_>>();
+    let (must, should, filter) = (many(1), many(0), many(0));
+    let list = |queries: &[Generated]| queries.iter().map(|query| query.json.clone()).collect::<Vec<_>>();
+    let raw = |query: &Generated| query.raw.as_ref().unwrap().box_clone();
+    let (json, raw): (Value, Box<dyn Query>) = match random.below(4) {
+        0 => {
+            let raw = BoostQuery::new(Box::new(ConstScoreQuery::new(raw(&must[0]), 3.0)), 2.0);
+            (json!({"bool": {"must": {"constant_score": {"filter": must[0].json, "boost": 3}}, "boost": 2}}), Box::new(raw))
+        }
+        1 => {
+            let raw = DisjunctionMaxQuery::with_tie_breaker(must.iter().map(raw).collect(), 0.5);
+            (json!({"dis_max": {"queries": list(&must), "tie_breaker": 0.5}}), Box::new(raw))
+        }
+        _ => {
+            let with = |occur: Occur, queries: &[Generated]| queries.iter().map(|query| (occur, raw(query))).collect::<Vec<_>>();
+            let mut clauses = with(Occur::Must, &must);
+            let unscored = |query| Box::new(ConstScoreQuery::new(raw(query), 0.0)) as Box<dyn Query>;
+            clauses.extend(filter.iter().map(|query| (Occur::Must, unscored(query))));
+            clauses.extend(with(Occur::Should, &should));
+            let raw = BooleanQuery::with_minimum_required_clauses(clauses, 0);
+            (json!({"bool": {"must": list(&must), "should": list(&should), "filter": list(&filter)}}), Box::new(raw))
+        }
+    };
+    Generated { raw: Some(raw), ..plain(json, |_| true) }
+}
+
+#[test]
+fn scores_and_ranks_are_those_of_the_same_query_built_by_hand() {
+    for seed in 1..=200_u64 {
+        let mut random = Random(seed.wrapping_mul(0xD6E8_FEB8_6659_FD93));
+        let Generated { json, raw, .. } = scored(&mut random, 3);
+        compare_scores(seed, &json, &*raw.unwrap());
+    }
+}
+
+#[test]
+fn queries_of_every_kind_find_what_evaluating_them_finds() {
+    let mut found = 0;
+    for seed in 1..=600_u64 {
+        let mut random = Random(seed.wrapping_mul(0xA076_1D64_78BD_642F));
+        let Generated { json, matches, .. } = generate(&mut random, 3);
+        let expected: Vec<&str> = CORPUS.docs.iter().filter(|doc| matches(doc)).map(|doc| doc.id.as_str()).collect();
+        assert_eq!(ids(&CORPUS.snapshot, &json), expected, "seed {seed}: {json}");
+        let request: SearchRequest = serde_json::from_value(json!({ "query": json })).unwrap();
+        assert_eq!(CORPUS.snapshot.count_matching(&request.query).unwrap(), expected.len() as u64, "seed {seed}");
+        found += usize::from(!expected.is_empty() && expected.len() < 300);
+    }
+    assert!(found > 300, "the queries are worth running: {found} find some documents, not all");
+}
+
+/// The scores of the best hits are those of tantivy for the same query, in the same order.
+fn compare_scores(seed: u64, json: &Value, raw: &dyn Query) {
+    let top = tantivy::collector::TopDocs::with_limit(400).order_by_score();
+    let theirs: Vec<f32> = RAW.search(raw, &top).unwrap().into_iter().map(|(score, _)| score).collect();
+    let request = json!({"query": json, "size": 400, "explain": true});
+    let ours = search(&CORPUS.snapshot, request).unwrap().hits;
+    let scores: Vec<f32> = ours.iter().map(|hit| hit.score.unwrap()).collect();
+    assert_eq!(scores.len(), theirs.len(), "seed {seed}: {json}");
+    for (hit, (ours, theirs)) in ours.iter().zip(scores.iter().zip(&theirs)) {
+        assert!((ours - theirs).abs() <= 1e-4 * theirs.abs().max(1.0), "seed {seed}: {json}: {ours} {theirs}");
+        let explained = hit.explanation.as_ref().unwrap()["value"].as_f64().unwrap();
+        assert!((explained - f64::from(*ours)).abs() < 1e-3, "seed {seed}: {json}: {ours}: {:?}", hit.explanation);
+    }
+}
+
+/// One key of an order, in plain Rust.
+fn compare(one: &Doc, other: &Doc, field: &str) -> (bool, bool, Ordering) {
+    let numbers = |one: Option<i128>, other: Option<i128>| (one.is_none(), other.is_none(), one.cmp(&other));
+    match field {
+        "size" => numbers(one.size.map(i128::from), other.size.map(i128::from)),
+        "count" => numbers(one.count.map(halves), other.count.map(halves)),
+        "at" => numbers(one.at_millis.map(i128::from), other.at_millis.map(i128::from)),
+        "net.addr" => (one.addr.is_none(), other.addr.is_none(), one.addr.cmp(&other.addr)),
+        "kind" => (one.kind.is_none(), other.kind.is_none(), one.kind.cmp(&other.kind)),
+        "ok" => (one.ok.is_none(), other.ok.is_none(), one.ok.cmp(&other.ok)),
+        _ => (false, false, one.id.cmp(&other.id)),
+    }
+}
+
+#[test]
+fn orders_are_exact_and_pages_after_a_hit_are_one_large_page() {
+    for seed in 1..=60_u64 {
+        let mut random = Random(seed.wrapping_mul(0xE703_7ED1_A0B4_28DB));
+        let fields = ["size", "count", "at", "net.addr", "kind", "ok", "_id"];
+        let keys: Vec<(&str, bool, bool)> =
+            (0..=random.below(3)).map(|_| (random.of(&fields), random.below(2) == 0, random.below(2) == 0)).collect();
+        let sort: Vec<Value> = keys
+            .iter()
+            .map(|(field, descending, first)| {
+                let (order, missing) = (if *descending { "desc" } else { "asc" }, if *first { "_first" } else { "_last" });
+                json!({*field: {"order": order, "missing": missing}})
+            })
+            .collect();
+        let mut expected: Vec<&Doc> = CORPUS.docs.iter().collect();
+        expected.sort_by(|one, other| {
+            let orders = keys.iter().map(|(field, descending, first)| match compare(one, other, field) {
+                (true, true, _) => Ordering::Equal,
+                (true, false, _) => {
+                    if *first {
+                        Ordering::Less
+                    } else {
+                        Ordering::Greater
+                    }
+                }
+                (false, true, _) => {
+                    if *first {
+                        Ordering::Greater
+                    } else {
+                        Ordering::Less
+                    }
+                }
+                (false, false, order) => {
+                    if *descending {
+                        order.reverse()
+                    } else {
+                        order
+                    }
+                }
+            });
+            orders.fold(Ordering::Equal, Ordering::then).then_with(|| one.id.cmp(&other.id))
+        });
+        let expected: Vec<&str> = expected.iter().map(|doc| doc.id.as_str()).collect();
+        let all = search(&CORPUS.snapshot, json!({"sort": sort, "size": 1000, "fields": []})).unwrap();
+        assert_eq!(all.hits.iter().map(|hit| hit.id.as_str()).collect::<Vec<_>>(), expected, "seed {seed}: {sort:?}");
+        assert_eq!(pages(&json!({"match_all": {}}), &json!(sort), 1 + random.below(40)), expected, "seed {seed}: {sort:?}");
+    }
+}
+
+/// All hits, page by page.
+fn pages(query: &Value, sort: &Value, size: usize) -> Vec<String> {
+    let (mut found, mut after) = (Vec::new(), Value::Null);
+    loop {
+        let request = json!({"query": query, "sort": sort, "size": size, "search_after": after, "fields": []});
+        let page = search(&CORPUS.snapshot, request).unwrap();
+        let Some(last) = page.hits.last() else { return found };
+        // As a client sends it: the text of the answer read and written again.
+        let text = serde_json::to_string(&last.sort).unwrap();
+        after = serde_json::from_str(&text).unwrap();
+        found.extend(page.hits.into_iter().map(|hit| hit.id));
+    }
+}
+
+#[test]
+fn pages_by_score_and_within_a_query_leave_nothing_out() {
+    for text in ["torn", "torn write page", "log*", "crash~1 OR page"] {
+        let query = json!({ "query_string": text });
+        for sort in [json!("_score"), json!(["_score", {"count": "desc"}]), json!([{"size": "asc"}, "_score"])] {
+            let all = search(&CORPUS.snapshot, json!({"query": query, "sort": sort, "size": 1000})).unwrap();
+            assert!(all.hits.len() > 20);
+            assert!(
+                sort != "_score"
+                    || all.hits.windows(2).all(|pair| {
+                        (pair[1].score, &pair[0].id).partial_cmp(&(pair[0].score, &pair[1].id)) == Some(Ordering::Less)
+                    })
+            );
+            let all: Vec<String> = all.hits.into_iter().map(|hit| hit.id).collect();
+            for size in [1, 7, 50] {
+                assert_eq!(pages(&query, &sort, size), all, "{text} {sort} {size}");
+            }
+        }
+    }
+}
+
+#[test]
+fn wrong_orders_and_values_are_told_so() {
+    let refusal = |request: Value| search(&CORPUS.snapshot, request).expect_err("wrong").to_string();
+    for (request, says) in [
+        (json!({"search_after": ["x"]}), "search_after: needs a `sort`"),
+        (json!({"sort": "size", "search_after": [1]}), "has 1 values, the sort and `_id` are 2"),
+        (json!({"sort": "size", "search_after": [true, "d"]}), "true can't be a value of `size`"),
+        (json!({"sort": "size", "from": 3, "search_after": [1, "d"]}), "goes without `from`"),
+        (json!({"sort": "body"}), "unknown field `body` among the facets"),
+        (json!({"query": {"term": {"count": "many"}}}), "the value of `count`: `many` is not of its type; it needs a number"),
+        (json!({"query": {"term": {"at": "soon"}}}), "it needs a date such as `2024-03-01`"),
+        (json!({"query": {"range": {"net.addr": {"gt": 3}}}}), "it needs an address"),
+        (json!({"query": {"range": {"ok": {"gt": "false"}}}}), "booleans have no order"),
+        (json!({"query": {"range": {"kind": {"gt": 3}}}}), "needs text as bounds"),
+        (json!({"query": {"range": {"x.s": {"gt": 3}}}}), "beyond the table's limit of dynamic fields"),
+        (json!({"query": {"regexp": {"body": "cr(ash"}}}), "the regexp of `body`: can't be read: unclosed group"),
+        (json!({"query": {"more_like_this": {"like": {"_id": "nobody"}}}}), "there is no document `nobody`"),
+        (json!({"aggs": {"a": {"stats": {"field": "kind"}}}}), "`kind` is a keyword field; this aggregation needs numbers"),
+        (json!({"suggest": {"a": {"text": "x", "field": "kind"}}}), "unknown field `kind`"),
+    ] {
+        let error = refusal(request.clone());
+        assert!(error.contains(says), "{request}: {error}");
+    }
+}
+
+#[test]
+fn typed_and_unnamed_fields_are_counted() {
+    let request = json!({"size": 0, "facets": ["kind", "ok", "x.p"], "aggs": {
+        "counts": {"stats": {"field": "count"}}, "days": {"date_histogram": {"field": "at", "fixed_interval": "1d"}},
+        "p": {"max": {"field": "x.p"}}
+    }});
+    let response = search(&CORPUS.snapshot, request).unwrap();
+    let count = |matches: &dyn Fn(&Doc) -> bool| CORPUS.docs.iter().filter(|doc| matches(doc)).count() as u64;
+    for facet in &response.facets["kind"] {
+        assert_eq!(facet.count, count(&|doc| doc.kind == Some(facet.value.as_str())), "{facet:?}");
+    }
+    assert_eq!(response.facets["ok"].iter().map(|facet| facet.count).sum::<u64>(), count(&|doc| doc.ok.is_some()));
+    let torn = response.facets["x.p"].iter().find(|facet| facet.value == "torn").map_or(0, |facet| facet.count);
+    let has = |doc: &Doc| match doc.loose("p") {
+        Some(Value::Array(items)) => items.contains(&json!("torn")),
+        value => value == Some(&json!("torn")),
+    };
+    assert_eq!(torn, count(&has));
+    assert_eq!(response.aggs["counts"]["count"], count(&|doc| doc.count.is_some()));
+    let largest = CORPUS.docs.iter().filter_map(|doc| doc.loose("p")?.as_u64()).max().unwrap();
+    assert_eq!(response.aggs["p"]["value"].as_f64(), json!(largest).as_f64());
+}
+
+#[test]
+fn suggestions_are_near_and_frequent_and_likeness_leaves_out_itself() {
+    let request = json!({"size": 0, "suggest": {
+        "typo": {"text": "tron crsah page", "field": "body", "size": 2}, "all": {"text": "page", "field": "body", "mode": "always"}
+    }});
+    let response = search(&CORPUS.snapshot, request).unwrap();
+    let words: Vec<Vec<&str>> =
+        response.suggest["typo"].iter().map(|word| word.options.iter().map(|option| option.text.as_str()).collect()).collect();
+    assert_eq!(words[0], ["torn"]);
+    assert_eq!(words[1][0], "crash");
+    assert!(words[2].is_empty(), "it is there: nothing to suggest");
+    assert_eq!((response.suggest["typo"][1].text.as_str(), response.suggest["typo"][1].offset), ("crsah", 5));
+    for option in &response.suggest["all"][0].options {
+        assert!(option.edits <= 2 && option.text != "page");
+    }
+    let doc = CORPUS.docs.iter().find(|doc| tokens(&doc.body).len() > 6).unwrap();
+    let like = |like: Value| {
+        let query = json!({"more_like_this": {"fields": ["body"], "like": like, "min_term_freq": 1, "min_doc_freq": 1, "max_query_terms": 3}});
+        ids(&CORPUS.snapshot, &query)
+    };
+    let (by_id, by_text) = (like(json!({"_id": doc.id})), like(json!(doc.body)));
+    assert!(!by_id.contains(&doc.id) && by_text.contains(&doc.id));
+    assert_eq!(by_id.len() + 1, by_text.len());
+}
+
+#[test]
+fn bombs_are_refused_or_answered_and_the_place_is_named() {
+    let parse = |query: Value| serde_json::from_value::<SearchRequest>(json!({ "query": query }));
+    let many: Vec<Value> = (0..10_000).map(|n| json!({"term": {"body": n}})).collect();
+    let error = parse(json!({"bool": {"should": many}})).unwrap_err().to_string();
+    assert!(error.contains("query.bool.should[1023]: more than 1024 queries in one request"), "{error}");
+    let deep = (0..66).fold(json!({"match_all": {}}), |inner, _| json!({"bool": {"must_not": inner}}));
+    assert!(parse(deep).unwrap_err().to_string().contains("nest deeper than 64"));
+    let text = "(".repeat(70) + "x" + &")".repeat(70);
+    let refused = |query: Value| search(&CORPUS.snapshot, json!({ "query": query })).expect_err("too much").to_string();
+    let error = refused(json!({ "query_string": text }));
+    assert!(error.contains("column 66: nested deeper than 64"), "{error}");
+    for bomb in ["((a{100}){100}){100}", "(\\w{200}){200}", "[\\p{L}]{1000}"] {
+        let error = refused(json!({"regexp": {"body": bomb}}));
+        assert!(error.contains("the regexp of `body`: can't be read") && error.contains("limit"), "{error}");
+    }
+    for fine in ["(a*)*b", "(a|aa)+$", "(.*)*x", &"a?".repeat(100)] {
+        search(&CORPUS.snapshot, json!({"query": {"regexp": {"body": fine}}})).unwrap();
+    }
+    search(&CORPUS.snapshot, json!({"query": {"wildcard": {"body": "*a".repeat(120)}}})).unwrap();
+    let long = refused(json!({"wildcard": {"body": "*a".repeat(200)}}));
+    assert!(long.contains("the wildcard of `body` with 400 bytes is over the limit of 256"), "{long}");
+}
+
+/// A tree of JSON with one part of it replaced, left out or doubled.
+fn damage(value: &mut Value, random: &mut Random) {
+    let size = match value {
+        Value::Array(items) => items.len(),
+        Value::Object(members) => members.len(),
+        _ => 0,
+    };
+    if size == 0 || random.below(4) == 0 {
+        *value = match random.below(9) {
+            0 => Value::Null,
+            1 => json!(random.below(1_000_000)),
+            2 => json!(-1.5),
+            3 => json!(random.words(4)),
+            4 => json!([]),
+            5 => json!({}),
+            6 => json!({"query": {"match_all": {}}}),
+            7 => json!(true),
+            _ => json!([[[random.of(&["*", "~", "\u{0}", "^", "("])]]]),
+        };
+        return;
+    }
+    let at = random.below(size);
+    match value {
+        Value::Array(items) if random.below(4) == 0 => items.push(items[at].clone()),
+        Value::Array(items) => damage(&mut items[at], random),
+        Value::Object(members) => {
+            let name = members.keys().nth(at).unwrap().clone();
+            match random.below(6) {
+                0 => drop(members.remove(&name)),
+                1 => {
+                    let member = members.remove(&name).unwrap();
+                    members.insert(random.of(&["field", "body", "size", "at", "bool", "x.p", "boost", ""]).to_owned(), member);
+                }
+                _ => damage(&mut members[&name], random),
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn damaged_requests_are_answered_or_refused() {
+    let (mut answered, mut refused) = (0, 0);
+    for seed in 1..=1500_u64 {
+        let mut random = Random(seed.wrapping_mul(0x8EBC_6AF0_9C88_C6E3));
+        let mut request = json!({
+            "query": generate(&mut random, 2).json, "size": 5, "from": 1, "sort": [{"count": {"order": "desc"}}, "_score"],
+            "highlight": ["body"], "facets": {"tags": 3}, "explain": true, "fields": ["body", "x.p"],
+            "aggs": {"a": {"terms": {"field": "kind"}, "aggs": {"b": {"avg": {"field": "count"}}}}},
+            "suggest": {"s": {"text": "crsah", "field": "body"}}
+        });
+        for _ in 0..=random.below(3) {
+            damage(&mut request, &mut random);
+        }
+        let answer = serde_json::from_value::<SearchRequest>(request.clone()).map_err(|error| error.to_string());
+        let answer = answer.and_then(|request| CORPUS.snapshot.search(&request).map_err(|error| error.to_string()));
+        match answer {
+            Ok(_) => answered += 1,
+            Err(error) => {
+                assert!(
+                    !error.contains("SchemaError") && !error.contains("reading the document index"),
+                    "seed {seed}: {request}: {error}"
+                );
+                refused += 1;
+            }
+        }
+    }
+    assert!(answered > 100 && refused > 100, "{answered} {refused}");
+}
+
+#[test]
+fn any_text_and_any_options_are_read_or_refused() {
+    const PIECES: [&str; 40] = [
+        "(",
+        ")",
+        "\"",
+        "*",
+        "~",
+        "^",
+        ":",
+        "[",
+        "]",
+        "{",
+        "}",
+        " TO ",
+        "AND ",
+        "OR ",
+        "NOT ",
+        "+",
+        "-",
+        "\\",
+        "<",
+        ">=",
+        "body",
+        "size",
+        "7",
+        "ä",
+        "\u{0}",
+        "\u{1F600}",
+        ",",
+        ", ",
+        "a",
+        "ngram(2,3)",
+        "edge_ngram(",
+        "stem(german)",
+        "+lowercase",
+        "date",
+        "number",
+        "words",
+        "100",
+        "x.p",
+        "_id",
+        " ",
+    ];
+    for seed in 1..=4000_u64 {
+        let mut random = Random(seed.wrapping_mul(0x5896_5CC7_5374_CC3B));
+        let text: String = match random.below(3) {
+            0 => (0..random.below(40))
+                .map(|_| char::from_u32(u32::try_from(random.below(0x3000)).unwrap()).unwrap_or('?'))
+                .collect(),
+            _ => (0..random.below(24)).map(|_| random.of(&PIECES)).collect(),
+        };
+        let _ = docstore::text::parse(&text, Operator::Or);
+        let _ = search(&CORPUS.snapshot, json!({"query": {"query_string": text}, "size": 1, "highlight": ["body", "code"]}));
+        for kind in ["wildcard", "regexp", "match_phrase_prefix", "prefix", "fuzzy"] {
+            let field = random.of(&["body", "title", "code", "kind", "count", "x.p", "x.u", "_id"]);
+            let _ = search(&CORPUS.snapshot, json!({"query": {kind: {field: text}}, "size": 1}));
+        }
+        let text = Some(text.as_str());
+        let all = MappingOptions { key: text, search: text, facets: text, fields: text, dynamic: text };
+        let _ = Mapping::from_options(&all);
+        for options in [
+            MappingOptions { search: text, ..MappingOptions::default() },
+            MappingOptions { fields: text, ..MappingOptions::default() },
+            MappingOptions { dynamic: text, ..MappingOptions::default() },
+        ] {
+            if let Ok(mapping) = Mapping::from_options(&options) {
+                let json = serde_json::to_string(&mapping).unwrap();
+                assert_eq!(serde_json::from_str::<Mapping>(&json).unwrap(), mapping, "seed {seed}");
+            }
+        }
+    }
+}
+
+#[test]
+fn saved_searches_find_new_documents_as_searches_find_old_ones() {
+    let mut random = Random(0x2545_F491_4F6C_DD1D);
+    let generated: Vec<Generated> = (0..150).map(|_| generate(&mut random, 2)).collect();
+    let read = |json: &Value| serde_json::from_value::<SearchRequest>(json!({ "query": json })).unwrap().query;
+    let named = generated.iter().enumerate().map(|(n, query)| (n.to_string(), read(&query.json)));
+    let percolator = Percolator::new(corpus::mapping(), named).unwrap();
+    let docs: Vec<Doc> = (0..60).map(|n| corpus::doc(n, &mut random)).collect();
+    let json: Vec<String> = docs.iter().map(|doc| doc.json().to_string()).collect();
+    let batch: Vec<(&str, &[u8])> = docs.iter().zip(&json).map(|(doc, json)| (doc.id.as_str(), json.as_bytes())).collect();
+    let found = percolator.matches(&batch).unwrap();
+    for (doc, found) in docs.iter().zip(&found) {
+        let expected: Vec<String> =
+            (0..generated.len()).filter(|n| (generated[*n].matches)(doc)).map(|n| n.to_string()).collect();
+        assert_eq!(*found, expected, "{doc:?}");
+    }
+    assert_eq!(percolator.matches(&batch[3..4]).unwrap(), found[3..4], "one document alone");
+    let wrong = Percolator::new(Mapping::default(), [("mine".to_owned(), read(&json!({"match": {"bdy": "x"}})))]);
+    assert!(wrong.unwrap_err().to_string().contains("(in the saved search `mine`)"));
+    let error = percolator.matches(&[("d", b"[]")]).unwrap_err().to_string();
+    assert!(error.contains("document `d` of the batch: is not a JSON object"), "{error}");
+}
+
+#[test]
+fn unnamed_paths_are_the_same_after_reopening_and_damaged_values_are_only_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::open(dir.path(), corpus::mapping());
+    fixture.put(
+        "1",
+        &json!({"z": {"a": 1, "b": "2024-01-02T03:04:05Z", "c": [1.5, {"d": true}]}, "count": {"x": 1}, "at": "never", "ok": 7}),
+    );
+    fixture.put("2", &json!({"z": {"a": "one", "e": "two"}, "": 1, "_x": 2, "a..b": 3}));
+    fixture.commit();
+    drop(fixture);
+    let mut fixture = Fixture::open(dir.path(), corpus::mapping());
+    fixture.put("3", &json!({"z": {"e": "three"}, "new": 1}));
+    let snapshot = fixture.commit();
+    for (query, found) in [
+        (json!({"term": {"count.x": 1}}), vec!["1"]),
+        (json!({"match": {"z.a": "ONE"}}), vec!["2"]),
+        (json!({"range": {"z.a": {"gte": 1, "lt": 1.5}}}), vec!["1"]),
+        (json!({"range": {"z.b": {"gt": "2024-01", "lt": "2025"}}}), vec!["1"]),
+        (json!({"term": {"z.c.d": true}}), vec!["1"]),
+        (json!({"prefix": {"z.e": "t"}}), vec!["2", "3"]),
+        (json!({"fuzzy": {"z.e": "thre"}}), vec!["3"]),
+        (json!({"wildcard": {"z.e": "t?o"}}), vec!["2"]),
+        (json!({"regexp": {"z.e": "th.*"}}), vec!["3"]),
+        (json!({"exists": {"field": "new"}}), vec!["3"]),
+        (json!({"query_string": "z.e:(two OR three)"}), vec!["2", "3"]),
+        (json!({"exists": {"field": "at"}}), vec!["1"]),
+        (json!({"range": {"at": {"gte": "1700"}}}), vec![]),
+    ] {
+        assert_eq!(ids(&snapshot, &query), found, "{query}");
+    }
+    let json = json!({"query": {"match": {"z.a": "one"}}, "facets": ["z.a"]});
+    assert_eq!(search(&snapshot, json).unwrap().facets["z.a"][0].count, 1);
+}
