@@ -158,7 +158,7 @@ impl<'a> Compiler<'a> {
             Request::Wildcard { field, value } => self.wildcard(field, value)?,
             Request::Regexp { field, value } => self.regexp(field, value)?,
             Request::Ids { values } => {
-                self.count(1)?;
+                self.count("ids", 1)?;
                 Box::new(ConstScoreQuery::new(self.ids(values), 1.0))
             }
             Request::ConstantScore { filter, boost } => Box::new(ConstScoreQuery::new(self.request(filter)?, *boost)),

@@ -155,6 +155,10 @@ impl Keys {
             let by = match field.as_str() {
                 "_score" => By::Score,
                 "_id" => By::Id,
+                path if snapshot.shared.fields.path(path).is_none() && snapshot.dynamic.paths.contains(path) => {
+                    let message = "the table does not declare it; name it in `facets` or `fields` to sort by it".to_owned();
+                    return Err(Error::Request { at: format!("sort.{path}"), message });
+                }
                 path => match snapshot.shared.fields.facet(path)?.typed {
                     Typed::Any { .. } => By::Any,
                     Typed::Keyword | Typed::Boolean => By::Text,

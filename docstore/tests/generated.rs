@@ -468,6 +468,8 @@ fn wrong_orders_and_values_are_told_so() {
         (json!({"sort": "size", "search_after": [1]}), "has 1 values, the sort and `_id` are 2"),
         (json!({"sort": "size", "search_after": [true, "d"]}), "true can't be a value of `size`"),
         (json!({"sort": "size", "from": 3, "search_after": [1, "d"]}), "goes without `from`"),
+        (json!({"sort": "x.p"}), "sort.x.p: the table does not declare it"),
+        (json!({"query": {"terms": {"count": (0..2000).collect::<Vec<_>>()}}}), "terms to look up, reached at `count`, is over"),
         (json!({"sort": "body"}), "unknown field `body` among the facets"),
         (json!({"query": {"term": {"count": "many"}}}), "the value of `count`: `many` is not of its type; it needs a number"),
         (json!({"query": {"term": {"at": "soon"}}}), "it needs a date such as `2024-03-01`"),

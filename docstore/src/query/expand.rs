@@ -78,7 +78,7 @@ impl Compiler<'_> {
         expansions_max: usize,
         test: &mut Test<'_>,
     ) -> Result<BTreeSet<String>, Error> {
-        self.count(1)?;
+        self.count(what, 1)?;
         let start = place.term(prefix);
         let head = place.term("").serialized_value_bytes().len();
         let start = start.serialized_value_bytes();

@@ -61,7 +61,7 @@ impl Compiler<'_> {
         }
         weighed.sort_by(|(a, one), (b, other)| b.total_cmp(a).then_with(|| one.cmp(other)));
         weighed.truncate(request.max_query_terms);
-        self.count(weighed.len())?;
+        self.count("more_like_this", weighed.len())?;
         if weighed.is_empty() {
             return Ok(Box::new(EmptyQuery));
         }

@@ -148,11 +148,15 @@ impl<'a> Compiler<'a> {
     }
 
     /// Counts lookups against the limit.
-    pub(super) fn count(&mut self, clauses: usize) -> Result<(), Error> {
+    pub(super) fn count(&mut self, at: &str, clauses: usize) -> Result<(), Error> {
         self.clauses += clauses;
         if self.clauses > CLAUSES_MAX {
             let hint = "search for fewer terms, or in fewer fields";
-            return Err(Error::TooLarge { what: "the number of terms to look up".to_owned(), max: CLAUSES_MAX, hint });
+            return Err(Error::TooLarge {
+                what: format!("the number of terms to look up, reached at `{at}`,"),
+                max: CLAUSES_MAX,
+                hint,
+            });
         }
         Ok(())
     }
@@ -170,7 +174,7 @@ impl<'a> Compiler<'a> {
     pub(super) fn phrase_prefix(&mut self, path: &str, text: &str) -> Result<Compiled, Error> {
         let Target::Text { place, analyzer } = self.target(path, false)? else { return self.prefix(path, text).map(Some) };
         let mut tokens = analyse(analyzer, text);
-        self.count(tokens.len())?;
+        self.count(path, tokens.len())?;
         let Some((_, last)) = tokens.last().cloned() else { return Ok(None) };
         if tokens.len() == 1 {
             return self.prefix(path, &last).map(Some);
@@ -193,12 +197,12 @@ impl<'a> Compiler<'a> {
     /// The tokens of `text` in a row; one token is a term.
     pub(super) fn phrase(&mut self, path: &str, text: &str, slop: u32) -> Result<Compiled, Error> {
         let (place, analyzer) = match self.target(path, false)? {
-            Target::Keyword(field) => return self.keyword(field, text).map(Some),
+            Target::Keyword(field) => return self.keyword(path, field, text).map(Some),
             Target::Typed(facet) => return self.typed(path, facet, text).map(Some),
             Target::Text { place, analyzer } => (place, analyzer),
         };
         let tokens = analyse(analyzer, text);
-        self.count(tokens.len())?;
+        self.count(path, tokens.len())?;
         for (_, token) in &tokens {
             self.mark(path, Mark::Term(token.clone()));
         }
@@ -236,7 +240,7 @@ impl<'a> Compiler<'a> {
                 continue;
             }
             // The pieces of one word, which have to be in one word again.
-            self.count(word.len())?;
+            self.count(path, word.len())?;
             word.iter().for_each(|(_, token)| self.mark(path, Mark::Term(token.clone())));
             let terms = word.iter().map(|(position, token)| (*position, place.term(token))).collect();
             clauses.push((occur, checked(Box::new(PhraseQuery::new_with_offset(terms)))));
@@ -245,7 +249,7 @@ impl<'a> Compiler<'a> {
     }
 
     fn token(&mut self, path: &str, place: Place<'_>, token: &str, edits: u8) -> Result<Box<dyn Query>, Error> {
-        self.count(1)?;
+        self.count(path, 1)?;
         let term = place.term(token);
         if edits == 0 {
             self.mark(path, Mark::Term(token.to_owned()));
@@ -259,9 +263,9 @@ impl<'a> Compiler<'a> {
     pub(super) fn fuzzy(&mut self, path: &str, word: &str, edits: u8) -> Result<Compiled, Error> {
         match self.target(path, false)? {
             Target::Typed(facet) => self.typed(path, facet, word).map(Some),
-            Target::Keyword(field) if edits == 0 => self.keyword(field, word).map(Some),
+            Target::Keyword(field) if edits == 0 => self.keyword(path, field, word).map(Some),
             Target::Keyword(field) => {
-                self.count(1)?;
+                self.count(path, 1)?;
                 check_automaton(word)?;
                 Ok(Some(Box::new(FuzzyTermQuery::new(Term::from_field_text(field, word), edits, true))))
             }
@@ -277,7 +281,7 @@ impl<'a> Compiler<'a> {
     }
 
     pub(super) fn prefix(&mut self, path: &str, prefix: &str) -> Result<Box<dyn Query>, Error> {
-        self.count(1)?;
+        self.count(path, 1)?;
         check_automaton(prefix)?;
         let (place, fold) = self.place(path)?;
         let prefix = fold(prefix);
@@ -285,13 +289,13 @@ impl<'a> Compiler<'a> {
         Ok(Box::new(FuzzyTermQuery::new_prefix(place.term(&prefix), 0, false)))
     }
 
-    fn keyword(&mut self, field: Field, value: &str) -> Result<Box<dyn Query>, Error> {
-        self.count(1)?;
+    fn keyword(&mut self, path: &str, field: Field, value: &str) -> Result<Box<dyn Query>, Error> {
+        self.count(path, 1)?;
         Ok(Box::new(TermQuery::new(Term::from_field_text(field, value), IndexRecordOption::Basic)))
     }
 
     fn typed(&mut self, path: &str, facet: FacetFields, value: &str) -> Result<Box<dyn Query>, Error> {
-        self.count(1)?;
+        self.count(path, 1)?;
         typed::equals(path, facet, value)
     }
 
@@ -305,7 +309,7 @@ impl<'a> Compiler<'a> {
             }
             return Ok(boolean(clauses).map_or_else(|| Box::new(EmptyQuery) as Box<dyn Query>, constant));
         }
-        self.count(1)?;
+        self.count(path, 1)?;
         let mut terms = Vec::new();
         for value in values {
             match &target {
@@ -327,7 +331,7 @@ impl<'a> Compiler<'a> {
     }
 
     pub(super) fn exists(&mut self, path: &str) -> Result<Box<dyn Query>, Error> {
-        self.count(1)?;
+        self.count(path, 1)?;
         self.target(path, false)?;
         if path == "_id" {
             return Ok(Box::new(AllQuery));
@@ -342,7 +346,7 @@ impl<'a> Compiler<'a> {
         lower: &Bound<RangeValue>,
         upper: &Bound<RangeValue>,
     ) -> Result<Box<dyn Query>, Error> {
-        self.count(1)?;
+        self.count(path, 1)?;
         if matches!((lower, upper), (Bound::Unbounded, Bound::Unbounded)) {
             return self.exists(path);
         }
