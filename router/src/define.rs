@@ -132,13 +132,8 @@ async fn create_table(database: &Database, table: CreateTable, context: Context<
             );
         }
         "document" if table.stream.is_none() => {
-            let mapping = mapping::read(&mut options, Mapping::default())?;
-            if !mapping.key.is_empty() {
-                return Err(Error::invalid("key says where the id of a record's document is, and this table has no stream")
-                    .hint("leave it out: documents are written with their ids"));
-            }
+            search = Some(mapping::of_written(&mut options)?);
             history = history::of_new(options)?;
-            search = Some(mapping);
             TableKind::Row(written::schema())
         }
         "document" => TableKind::Document(mapping::read(&mut options, Mapping::default()).and_then(|mapping| {

@@ -3,6 +3,10 @@
 
 use std::process::{Command, Stdio};
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
 use headwater_tests::{Server, VIEWS, binary, commit_lines, headwater};
 use serde_json::json;
 
@@ -102,4 +106,25 @@ fn the_demo_runs_its_six_queries_on_a_repository() {
         assert!(text.lines().any(|line| line.starts_with(&format!("{query}. "))), "query {query} in {text}");
     }
     assert!(text.to_lowercase().contains("rebuild") && text.contains("30"), "{text}");
+}
+
+/// A body that means nothing is read all the same: the connection goes on with the next request.
+#[test]
+fn a_body_that_nobody_needs_does_not_end_the_connection() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path());
+    let _ = server.sql("CREATE TABLE t (id BIGINT PRIMARY KEY)");
+    let address = server.url.strip_prefix("http://").unwrap();
+    for path in ["/v1/sessions", "/v1/views/t/rebuild"].iter().cycle().take(30) {
+        let mut socket = TcpStream::connect(address).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        write!(socket, "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n")
+            .unwrap();
+        socket.flush().unwrap();
+        write!(socket, "{{}}GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answers = String::new();
+        socket.read_to_string(&mut answers).unwrap();
+        assert_eq!(answers.matches("HTTP/1.1 ").count(), 2, "{path}: {answers}");
+        assert!(answers.ends_with(r#"{"status":"ok"}"#), "{path}: {answers}");
+    }
 }

@@ -36,6 +36,19 @@ pub fn read(options: &mut Options, before: Mapping) -> Result<Mapping> {
     Ok(mapping)
 }
 
+/// The mapping of a new table that SQL writes.
+///
+/// # Errors
+/// As [`read`], and a key.
+pub fn of_written(options: &mut Options) -> Result<Mapping> {
+    let mapping = read(options, Mapping::default())?;
+    if mapping.key.is_empty() {
+        return Ok(mapping);
+    }
+    Err(Error::invalid("key says where the id of a record's document is, and this table has no stream")
+        .hint("leave it out: documents are written with their ids"))
+}
+
 /// `ALTER TABLE name SET (search = ..., facets = ...)` of a document table: begins to build what it will be, and waits until that
 /// serves or the deadline comes.
 ///

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, BodyDataStream};
-use axum::extract::{FromRequestParts, Path, Query};
+use axum::extract::{FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
@@ -106,6 +106,18 @@ pub fn negotiate<'a>(headers: &HeaderMap, offered: &[&'a str]) -> Option<&'a str
         }
     }
     best.map(|(offer, _)| offer)
+}
+
+/// A body that means nothing may have so many bytes.
+const IGNORED_BYTES_MAX: usize = 64 << 10;
+
+/// Reads a body that means nothing: were it left, the connection would be closed under the client's next request.
+///
+/// # Errors
+/// As [`read_whole`].
+pub async fn ignore(request: Request) -> Result<(), ApiError> {
+    let (parts, body) = request.into_parts();
+    read_whole(&parts.headers, body, IGNORED_BYTES_MAX).await.map(drop)
 }
 
 /// Reads a whole body of at most `bytes_max`.

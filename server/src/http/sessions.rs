@@ -1,12 +1,12 @@
 //! Sessions: `/v1/sessions`, for transactions over several requests.
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use serde::Serialize;
 
 use super::App;
-use super::body::ApiPath;
+use super::body::{self, ApiPath};
 use super::error::ApiError;
 use super::json_body;
 
@@ -16,7 +16,8 @@ struct Opened {
 }
 
 /// `POST /v1/sessions`.
-pub async fn open(State(app): State<App>) -> Result<impl IntoResponse, ApiError> {
+pub async fn open(State(app): State<App>, request: Request) -> Result<impl IntoResponse, ApiError> {
+    body::ignore(request).await?;
     let session = app.database.sessions().open()?;
     Ok((StatusCode::CREATED, json_body(&Opened { session })))
 }

@@ -2,7 +2,7 @@
 //!
 //! Called by operators, the console, the command line and whatever restarts processes.
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use logcore::ErrorKind;
@@ -10,7 +10,7 @@ use router::{ViewInfo, sqlstate};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::body::ApiPath;
+use super::body::{self, ApiPath};
 use super::error::ApiError;
 use super::{App, json_body};
 
@@ -30,7 +30,12 @@ pub async fn show(State(app): State<App>, ApiPath(view): ApiPath<String>) -> Res
 }
 
 /// `POST /v1/views/{view}/rebuild`: starts it and answers at once.
-pub async fn rebuild(State(app): State<App>, ApiPath(view): ApiPath<String>) -> Result<impl IntoResponse, ApiError> {
+pub async fn rebuild(
+    State(app): State<App>,
+    ApiPath(view): ApiPath<String>,
+    request: Request,
+) -> Result<impl IntoResponse, ApiError> {
+    body::ignore(request).await?;
     let info = app.database.rebuild(&view).await?;
     Ok((StatusCode::ACCEPTED, json_body(&info)))
 }
