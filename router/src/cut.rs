@@ -5,7 +5,7 @@
 //!
 //! # Invariants
 //! - Everything read now in one statement is read at the same offset of each partition, not below what the client waits for.
-//! - A table written by SQL is not read below what was acknowledged before the last start.
+//! - A table written by SQL is not read below what was committed when the statement came.
 //! - A past read is exact, or refused.
 //!
 //! # Not done

@@ -431,7 +431,8 @@ impl Database {
         Finishing::new(self.runtime().clone(), work).await
     }
 
-    /// Waits until `cut` is visible in every view of its streams.
+    /// Waits until `cut` is visible in every view of its streams that somebody made; what searches written documents is waited for
+    /// by those who search.
     ///
     /// # Errors
     /// At `deadline`; unknown streams and partitions; views that stopped.
@@ -440,7 +441,6 @@ impl Database {
         let mut tables = Vec::new();
         for (stream, _, _) in cut.ends() {
             let id = catalog.stream(stream)?.id;
-            // The search side shows what it has later: nobody waits for it who does not search.
             let views = catalog.tables().filter(|table| table.stream().value() == id);
             tables.extend(views.map(|table| TableUse {
                 internal: table.name.clone(),

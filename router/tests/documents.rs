@@ -255,6 +255,10 @@ fn transactions_constraints_and_bad_input() {
         let error = fixture.error(sql);
         assert_eq!(error.code(), code, "{sql}: {error}");
     }
+    // A value put far down must not make a document that nobody can read any more.
+    let (path, value) = (".a".repeat(60), format!("{}1{}", "[".repeat(100), "]".repeat(100)));
+    let error = fixture.error(&format!("UPDATE books SET doc = json_set(doc, '${path}', '{value}'::json)"));
+    assert_eq!(error.code(), "23514", "{error}");
     assert_eq!(fixture.rows("SELECT doc FROM books"), [json!([{"lang": "x", "tags": ["one"]}])]);
 }
 

@@ -12,8 +12,9 @@ use crate::schema::TableSchema;
 use crate::table::RowTable;
 use crate::value::{Value, decode_row};
 
-/// Rows that are looked at closely.
+/// Rows that are looked at closely, and values of them: fewer rows of many columns.
 const SAMPLE_ROWS: usize = 30_000;
+const SAMPLE_VALUES: usize = 1 << 20;
 /// Shares of equal size that the values of a column are divided into.
 const SHARES: usize = 100;
 /// Values that are kept with their own share, at most.
@@ -187,64 +188,75 @@ fn estimate_distinct(runs: &[(usize, usize)], sampled: usize, rows: u64, nulls: 
     estimate.clamp(d, total)
 }
 
+/// The beginnings of a row's values, encoded; none: NULL.
+type Sampled = Vec<Option<Vec<u8>>>;
+
 /// Looks at the rows of a table, one partition after the other.
-pub struct Analysis {
+pub struct Analysis<'s> {
+    schema: &'s TableSchema,
     rows: u64,
-    sample: Vec<Vec<u8>>,
+    sample: Vec<Sampled>,
+    sample_rows: usize,
     random: u64,
 }
 
-impl Default for Analysis {
-    fn default() -> Self {
-        Self { rows: 0, sample: Vec::new(), random: 0x9e37_79b9_7f4a_7c15 }
+impl<'s> Analysis<'s> {
+    /// Of a table with these columns, of which nothing is seen yet.
+    #[must_use]
+    pub fn new(schema: &'s TableSchema) -> Self {
+        let sample_rows = SAMPLE_ROWS.min(SAMPLE_VALUES / schema.columns.len().max(1));
+        Self { schema, rows: 0, sample: Vec::new(), sample_rows, random: 0x9e37_79b9_7f4a_7c15 }
     }
-}
 
-impl Analysis {
     /// Takes in the rows that the records below `cut` left.
     ///
     /// # Errors
-    /// When the files can't be read.
+    /// When the files can't be read, or a row does not decode.
     pub fn add(&mut self, table: &RowTable, cut: Offset) -> Result<()> {
         for item in table.all(cut) {
             let (_, row) = item?;
             self.rows += 1;
-            if self.sample.len() < SAMPLE_ROWS {
-                self.sample.push(row);
+            if self.sample.len() < self.sample_rows {
+                self.sample.push(sampled(&row, self.schema)?);
                 continue;
             }
             // Each row is as likely as any other to be among those that are kept.
             self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let at = usize::try_from((self.random >> 33) % self.rows).unwrap_or(usize::MAX);
             if let Some(kept) = self.sample.get_mut(at) {
-                *kept = row;
+                *kept = sampled(&row, self.schema)?;
             }
         }
         Ok(())
     }
 
     /// What was found.
-    ///
-    /// # Errors
-    /// When a row does not decode.
-    pub fn finish(self, schema: &TableSchema) -> Result<TableStatistics> {
-        let mut columns: Vec<(Vec<Vec<u8>>, usize)> = vec![Default::default(); schema.columns.len()];
-        for row in &self.sample {
-            for (value, (values, nulls)) in decode_row(row, schema)?.iter().zip(&mut columns) {
-                if *value == Value::Null {
-                    *nulls += 1;
-                    continue;
+    #[must_use]
+    pub fn finish(self) -> TableStatistics {
+        let mut columns: Vec<(Vec<Vec<u8>>, usize)> = vec![Default::default(); self.schema.columns.len()];
+        for row in self.sample {
+            for (value, (values, nulls)) in row.into_iter().zip(&mut columns) {
+                match value {
+                    Some(value) => values.push(value),
+                    None => *nulls += 1,
                 }
-                let mut encoded = Vec::new();
-                encode_part(&mut encoded, value);
-                encoded.truncate(VALUE_BYTES);
-                values.push(encoded);
             }
         }
-        let columns = schema.columns.iter().zip(columns);
+        let columns = self.schema.columns.iter().zip(columns);
         let columns = columns.map(|(column, (values, nulls))| ColumnStatistics::of(column.id, values, nulls, self.rows));
-        Ok(TableStatistics { rows: self.rows, columns: columns.collect() })
+        TableStatistics { rows: self.rows, columns: columns.collect() }
     }
+}
+
+fn sampled(row: &[u8], schema: &TableSchema) -> Result<Sampled> {
+    let beginning = |value: &Value| {
+        let mut encoded = Vec::new();
+        encode_part(&mut encoded, value);
+        encoded.truncate(VALUE_BYTES);
+        encoded.shrink_to_fit();
+        (*value != Value::Null).then_some(encoded)
+    };
+    Ok(decode_row(row, schema)?.iter().map(beginning).collect())
 }
 
 #[cfg(test)]

@@ -34,13 +34,13 @@ pub async fn execute(database: &Database, name: Option<&str>) -> Result<SqlAnswe
         };
         let generation = database.views().get(&table)?.serving();
         let looking = blocking(move || {
-            let mut analysis = Analysis::default();
+            let mut analysis = Analysis::new(&schema);
             for part in &generation.parts {
                 if let Store::Row(rows) = &part.store {
                     analysis.add(rows, part.task.visible())?;
                 }
             }
-            Ok(analysis.finish(&schema)?)
+            Ok(analysis.finish())
         });
         let statistics = looking.await?;
         let _ddl = database.ddl_lock().await;

@@ -78,8 +78,10 @@ impl Writer {
         }
         for row in rows {
             let [Value::Text(id), Value::Text(doc)] = &row.values[..] else { continue };
-            let what = match (doc.trim_start().starts_with('{'), id.len()) {
-                (false, _) => "its document is not a JSON object".to_owned(),
+            // Whatever is taken must be read back by updates and by the search, which read JSON up to the same depth.
+            let is_object = serde_json::from_str::<serde_json::Value>(doc).is_ok_and(|doc| doc.is_object());
+            let what = match (is_object, id.len()) {
+                (false, _) => "its document is not a JSON object, or is nested more than 127 deep".to_owned(),
                 (true, bytes) if bytes > ID_BYTES_MAX => format!("its id has {bytes} bytes, the limit is {ID_BYTES_MAX}"),
                 (true, _) => continue,
             };
