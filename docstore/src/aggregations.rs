@@ -146,6 +146,7 @@ fn rewrite(
 /// The index field with the values of a path as text, numbers or dates.
 fn form_of(snapshot: &DocumentSnapshot, path: &str, form: char, at: &str) -> Result<String, Error> {
     let fields = &snapshot.shared.fields;
+    let path = snapshot.whole_values_of(path).unwrap_or(path);
     if fields.path(path).is_none() && snapshot.dynamic.paths.contains(path) {
         return Ok(format!("_dynamic.{path}"));
     }

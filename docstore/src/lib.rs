@@ -49,4 +49,4 @@ pub use request::{Query, SearchRequest};
 pub use scan::{ScanColumn, ScanFilter};
 pub use search::{FacetCount, Hit, SearchResponse};
 pub use suggest::{Suggestion, Suggestions};
-pub use table::{DocumentOptions, DocumentSnapshot, DocumentTable};
+pub use table::{DocumentOptions, DocumentSnapshot, DocumentTable, FoundField};

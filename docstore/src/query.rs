@@ -6,6 +6,8 @@
 //! # Which index field a path means
 //! Words, phrases, prefixes and fuzzy words go to the search field of a path, and to the facet where it is only a facet. `term`,
 //! `terms` and ranges go to the facet, and (ranges excepted) to the tokens where it is only a search field. `_id` is a facet too.
+//! `title.keyword` means the whole values of `title`, facet or not named in the mapping at all. Where no fields are named all search
+//! fields are meant; if there are none, all paths found in documents.
 //!
 //! # Invariants
 //! - At most [`crate::text::CLAUSES_MAX`] lookups, whatever the request.
@@ -57,15 +59,23 @@ impl<'a> Compiler<'a> {
     /// Compiles a query text; `fields` are the ones searched where the text names none, all search fields by default.
     pub(crate) fn text(&mut self, query: &str, fields: Option<&[String]>, default: Operator) -> Result<Box<dyn Query>, Error> {
         let tree = text::parse(query, default)?;
-        let shared = self.shared;
         let fields: Vec<&str> = match fields {
             Some(fields) => fields.iter().map(String::as_str).collect(),
-            None => shared.mapping.search.iter().map(|field| field.path.as_str()).collect(),
+            None => self.all_fields(),
         };
         for field in &fields {
             self.target(field, false)?;
         }
         Ok(self.tree(&tree, &fields)?.unwrap_or_else(|| Box::new(EmptyQuery)))
+    }
+
+    /// The fields that are searched where none are named.
+    fn all_fields(&self) -> Vec<&'a str> {
+        let search = &self.shared.mapping.search;
+        if search.is_empty() && self.shared.fields.dynamic.is_some() {
+            return self.snapshot.dynamic.paths.iter().map(String::as_str).collect();
+        }
+        search.iter().map(|field| field.path.as_str()).collect()
     }
 
     fn tree(&mut self, tree: &Tree, fields: &[&str]) -> Result<Compiled, Error> {
@@ -201,7 +211,7 @@ impl<'a> Compiler<'a> {
 impl Compiler<'_> {
     fn multi_match(&mut self, multi: &MultiMatch) -> Result<Box<dyn Query>, Error> {
         let MultiMatch { query: text, fields, kind, operator, fuzziness, slop, tie_breaker } = multi;
-        let all = || self.shared.mapping.search.iter().map(|field| (field.path.clone(), 1.0)).collect();
+        let all = || self.all_fields().into_iter().map(|field| (field.to_owned(), 1.0)).collect();
         let fields: Vec<(String, f32)> = fields.clone().unwrap_or_else(all);
         let mut queries = Vec::new();
         for (field, boost) in &fields {

@@ -33,6 +33,8 @@ enum By {
     Id,
     /// Numbers, then texts.
     Any,
+    /// The same, of a path that the mapping does not name.
+    Dynamic,
     Text,
     Number,
     Date,
@@ -132,8 +134,8 @@ impl Key {
             (_, Value::Null) if !matches!(self.by, By::Score | By::Id) => Sorted::Missing,
             (By::Score, value) => Sorted::Score(serde_json::from_value(value.clone()).ok()?),
             (By::Any, Value::Number(number)) => Sorted::Number(number.as_f64()?, None),
-            (By::Number | By::Date, Value::Number(_)) => number(Number::of(value)?),
-            (By::Any | By::Text | By::Id, Value::String(text)) => Sorted::Text(text.clone()),
+            (By::Number | By::Date | By::Dynamic, Value::Number(_)) => number(Number::of(value)?),
+            (By::Any | By::Dynamic | By::Text | By::Id, Value::String(text)) => Sorted::Text(text.clone()),
             (By::Ip, Value::String(text)) => Sorted::Ip(values::ip(text)?),
             _ => return None,
         })
@@ -152,13 +154,11 @@ impl Keys {
     pub(crate) fn of(snapshot: &DocumentSnapshot, sort: &[SortKey]) -> Result<Self, Error> {
         let mut keys = Vec::new();
         for SortKey { field, descending, missing_first } in sort {
-            let by = match field.as_str() {
+            let field = snapshot.whole_values_of(field).unwrap_or(field);
+            let by = match field {
                 "_score" => By::Score,
                 "_id" => By::Id,
-                path if snapshot.shared.fields.path(path).is_none() && snapshot.dynamic.paths.contains(path) => {
-                    let message = "the table does not declare it; name it in `facets` or `fields` to sort by it".to_owned();
-                    return Err(Error::Request { at: format!("sort.{path}"), message });
-                }
+                path if snapshot.shared.fields.path(path).is_none() && snapshot.dynamic.paths.contains(path) => By::Dynamic,
                 path => match snapshot.shared.fields.facet(path)?.typed {
                     Typed::Any { .. } => By::Any,
                     Typed::Keyword | Typed::Boolean => By::Text,
@@ -167,7 +167,7 @@ impl Keys {
                     Typed::Ip(_) => By::Ip,
                 },
             };
-            keys.push(Key { by, path: field.clone(), descending: *descending, missing_first: *missing_first });
+            keys.push(Key { by, path: field.to_owned(), descending: *descending, missing_first: *missing_first });
             if by == By::Id {
                 return Ok(Self(keys));
             }
@@ -303,6 +303,7 @@ enum Values {
     Score,
     Text(Option<StrColumn>),
     Any(Option<Column<f64>>, Option<StrColumn>),
+    Dynamic(Option<Column<i64>>, Option<Column<f64>>, Option<StrColumn>),
     Number(Option<Column<i64>>, Option<Column<f64>>),
     Date(Option<Column<DateTime>>),
     Ip(Option<Column<Ipv6Addr>>),
@@ -316,6 +317,10 @@ impl Values {
             By::Id => Self::Text(fast.str("_id")?),
             By::Text => Self::Text(fast.str(&format!("k:{path}"))?),
             By::Any => Self::Any(fast.column_opt(&format!("n:{path}"))?, fast.str(&format!("k:{path}"))?),
+            By::Dynamic => {
+                let path = format!("_dynamic.{path}");
+                Self::Dynamic(fast.column_opt(&path)?, fast.column_opt(&path)?, fast.str(&path)?)
+            }
             By::Number => Self::Number(fast.column_opt(&format!("i:{path}"))?, fast.column_opt(&format!("f:{path}"))?),
             By::Date => Self::Date(fast.column_opt(&format!("d:{path}"))?),
             By::Ip => Self::Ip(fast.column_opt(&format!("p:{path}"))?),
@@ -325,7 +330,7 @@ impl Values {
     /// The texts of the column, if it has any.
     fn texts(&self) -> Option<&StrColumn> {
         match self {
-            Self::Text(texts) | Self::Any(_, texts) => texts.as_ref(),
+            Self::Text(texts) | Self::Any(_, texts) | Self::Dynamic(_, _, texts) => texts.as_ref(),
             Self::Score | Self::Number(..) | Self::Date(_) | Self::Ip(_) => None,
         }
     }
@@ -362,20 +367,25 @@ impl Values {
                 Some(float) => Sorted::Number(float, None),
                 None => place(texts.as_ref(), doc),
             },
-            Self::Number(integers, fractions) => {
-                let integer = integers.as_ref().and_then(|integers| integers.first(doc));
-                let fraction = || fractions.as_ref().and_then(|fractions| fractions.first(doc));
-                match integer {
-                    Some(integer) => Sorted::Number(integer_as_float(integer), Some(integer)),
-                    None => fraction().map_or(Sorted::Missing, |float| Sorted::Number(float, None)),
-                }
-            }
+            Self::Number(integers, fractions) => either(integers.as_ref(), fractions.as_ref(), doc),
+            Self::Dynamic(integers, fractions, texts) => match either(integers.as_ref(), fractions.as_ref(), doc) {
+                Sorted::Missing => place(texts.as_ref(), doc),
+                number => number,
+            },
             Self::Date(dates) => match dates.as_ref().and_then(|dates| dates.first(doc)) {
                 Some(date) => number(Number::Integer(date.into_timestamp_millis())),
                 None => Sorted::Missing,
             },
             Self::Ip(ips) => ips.as_ref().and_then(|ips| ips.first(doc)).map_or(Sorted::Missing, Sorted::Ip),
         }
+    }
+}
+
+/// A whole number or another one.
+fn either(integers: Option<&Column<i64>>, fractions: Option<&Column<f64>>, doc: DocId) -> Sorted {
+    match integers.and_then(|integers| integers.first(doc)) {
+        Some(integer) => Sorted::Number(integer_as_float(integer), Some(integer)),
+        None => fractions.and_then(|fractions| fractions.first(doc)).map_or(Sorted::Missing, |float| Sorted::Number(float, None)),
     }
 }
 

@@ -15,6 +15,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use logcore::Offset;
+use tantivy::columnar::ColumnType;
 use tantivy::query::{EnableScoring, Query, TermQuery, Weight};
 use tantivy::schema::{IndexRecordOption, Value};
 use tantivy::{DocAddress, DocSet, Index, Searcher, TERMINATED, TantivyDocument, TantivyError};
@@ -136,6 +137,23 @@ impl DocumentTable {
     }
 }
 
+/// A path that was found in documents, and the types its values have. A text that is a date is both.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FoundField {
+    /// The path.
+    pub path: String,
+    /// Texts.
+    pub texts: bool,
+    /// Whole numbers.
+    pub integers: bool,
+    /// Other numbers.
+    pub floats: bool,
+    /// Dates.
+    pub dates: bool,
+    /// `true` and `false`.
+    pub booleans: bool,
+}
+
 /// One committed state of a document table.
 #[derive(Clone)]
 pub struct DocumentSnapshot {
@@ -173,11 +191,55 @@ impl DocumentSnapshot {
         }
     }
 
+    /// What is searchable in it.
+    #[must_use]
+    pub fn mapping(&self) -> &Mapping {
+        &self.shared.mapping
+    }
+
+    /// The paths found in documents that the mapping does not name, with the types of their values.
+    ///
+    /// # Errors
+    /// When the index can't be read.
+    pub fn found_fields(&self) -> Result<Vec<FoundField>, Error> {
+        let mut fields = Vec::new();
+        for path in &self.dynamic.paths {
+            let mut field = FoundField { path: path.clone(), ..FoundField::default() };
+            for segment in self.searcher.segment_readers() {
+                for column in segment.fast_fields().dynamic_column_handles(&format!("_dynamic.{path}"))? {
+                    match column.column_type() {
+                        ColumnType::Str => field.texts = true,
+                        ColumnType::I64 | ColumnType::U64 => field.integers = true,
+                        ColumnType::F64 => field.floats = true,
+                        ColumnType::DateTime => field.dates = true,
+                        ColumnType::Bool => field.booleans = true,
+                        ColumnType::Bytes | ColumnType::IpAddr => {}
+                    }
+                }
+            }
+            fields.push(field);
+        }
+        Ok(fields)
+    }
+
     /// Where the document with this id is.
     pub(crate) fn address(&self, id: &str) -> Result<Option<DocAddress>, Error> {
         let query = TermQuery::new(self.shared.fields.id_term(id), IndexRecordOption::Basic);
         let weight = query.weight(EnableScoring::disabled_from_searcher(&self.searcher))?;
         self.first_alive(&*weight)
+    }
+
+    /// The path whose whole values `path` means: `title.keyword` is `title`, as Elasticsearch's clients write it, where no document
+    /// and no definition has a path of that name.
+    pub(crate) fn whole_values_of<'p>(&self, path: &'p str) -> Option<&'p str> {
+        let of = path.strip_suffix(".keyword")?;
+        let fields = &self.shared.fields;
+        let is_dynamic = |path: &str| fields.dynamic.is_some() && self.dynamic.paths.contains(path);
+        if fields.path(path).is_some() || is_dynamic(path) {
+            return None;
+        }
+        (fields.path(of).is_some_and(|found| found.facet.is_some()) || (fields.path(of).is_none() && is_dynamic(of)))
+            .then_some(of)
     }
 
     fn first_alive(&self, weight: &dyn Weight) -> Result<Option<DocAddress>, Error> {

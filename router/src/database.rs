@@ -25,7 +25,7 @@ use crate::answer::{Rows, SqlAnswer, ViewInfo};
 use crate::append::finishing::Finishing;
 use crate::append::tracking::Tracking;
 use crate::catalog::materializer::{Catalog, encode};
-use crate::catalog::{CatalogRecord, CatalogState, Source, TableKind};
+use crate::catalog::{CatalogRecord, CatalogState, Source};
 use crate::cursors::CursorStore;
 use crate::cut;
 use crate::error::{Error, Result, sqlstate};
@@ -450,64 +450,6 @@ impl Database {
         }
         let context = Context { params: &[], wait: cut, deadline, transaction: None, numbers: None };
         cut::choose(self, &Uses { tables, ..Uses::default() }, context).await.map(drop).map_err(|error| self.named(error))
-    }
-
-    /// Runs a search request against a document table: the answer's JSON, and the state it sees.
-    ///
-    /// # Errors
-    /// Unknown tables, tables of another kind, requests the index refuses.
-    pub async fn search(
-        &self,
-        table: &str,
-        request: serde_json::Value,
-        wait: &Cut,
-        deadline: Instant,
-    ) -> Result<(Box<serde_json::value::RawValue>, Cut)> {
-        let catalog = self.catalog();
-        if catalog.find_table(table).is_none() && catalog.find_stream(table).is_some() {
-            let message = format!("\"{table}\" is a stream, search needs a document table");
-            let views = catalog.tables().filter(|view| matches!(view.kind, TableKind::Document(_)));
-            let of_it = views.filter(|view| catalog.stream_by_id(view.stream()).is_some_and(|stream| stream.name == table));
-            let names: Vec<&str> = of_it.map(|view| view.name.as_str()).collect();
-            let hint = match &names[..] {
-                [] => format!("CREATE TABLE ... USING document WITH (search = '...') FROM STREAM {table}"),
-                names => format!("its document tables are {}", names.join(", ")),
-            };
-            return Err(Error::new(sqlstate::WRONG_OBJECT_TYPE, ErrorKind::Invalid, message).hint(hint));
-        }
-        let def = catalog.table(table)?;
-        let def = Arc::clone(catalog.search_side(def.id).unwrap_or(def));
-        if !matches!(def.kind, TableKind::Document(_)) {
-            let message = format!("table \"{table}\" is a {} table, search needs a document table", def.kind.name());
-            return Err(Error::new(sqlstate::WRONG_OBJECT_TYPE, ErrorKind::Invalid, message)
-                .hint("CREATE TABLE ... USING document WITH (search = '...') FROM STREAM ..."));
-        }
-        let request: docstore::SearchRequest = serde_json::from_value(request)
-            .map_err(|error| Error::invalid(format!("search request: {error}")).hint("see the HTTP reference, search request"))?;
-        let uses = Uses {
-            tables: vec![TableUse { internal: def.name.clone(), name: def.name.clone(), ..TableUse::default() }],
-            ..Uses::default()
-        };
-        let context = Context { params: &[], wait, deadline, transaction: None, numbers: None };
-        let chosen = cut::choose(self, &uses, context).await.map_err(|error| self.named(error))?;
-        let generation = Arc::clone(&chosen.generations[0]);
-        let [part] = &generation.parts[..] else {
-            return Err(Error::unsupported("a search request over a stream of several partitions is not supported yet")
-                .hint("use SQL: WHERE CONTAINS(...) ORDER BY score() DESC"));
-        };
-        let snapshot = chosen.documents.get(&(def.id, part.partition)).cloned();
-        let snapshot = snapshot.ok_or_else(|| Error::internal("a document table has a state"))?;
-        let held = Arc::clone(&generation);
-        let searching = self.inner.handle.spawn_blocking(move || {
-            let _held = held;
-            let response = snapshot.search(&request)?;
-            serde_json::value::to_raw_value(&response).map_err(|error| Error::internal(error.to_string()))
-        });
-        match tokio::time::timeout_at(deadline.into(), searching).await {
-            Ok(Ok(response)) => Ok((response?, chosen.cut)),
-            Ok(Err(error)) => Err(Error::internal(format!("the search failed: {error}"))),
-            Err(_) => Err(Error::new(sqlstate::QUERY_CANCELED, ErrorKind::Unavailable, "the search did not finish in time")),
-        }
     }
 
     /// Starts a rebuild of a table's view, and says how it stands.

@@ -37,7 +37,7 @@ use rowstore::{Rule, TableSchema};
 pub(crate) use self::constraints::listed;
 use self::constraints::{Writer, batch_of};
 pub use self::defaults::{check_default, evaluate};
-pub use self::documents::{DocumentEdit, DocumentWritten, StoredDocument};
+pub use self::documents::{DocumentChange, DocumentEdit, DocumentWritten, StoredDocument};
 pub(crate) use self::rows::{insert_arrays, target_columns};
 use self::target::{Change, Row, Target};
 use crate::answer::{Rows, SqlAnswer, Written};

@@ -6,13 +6,21 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::Fixture;
-use router::{Cut, DocumentEdit, Expect};
+use router::{Cut, DocumentChange, DocumentEdit, Expect};
 use serde_json::{Value, json};
 
 fn books() -> Fixture {
     let fixture = Fixture::new();
     fixture.run("CREATE TABLE books USING document WITH (search = 'title:english, body', facets = 'lang, author.name')");
     fixture
+}
+
+fn change(id: &str, edit: DocumentEdit) -> DocumentChange {
+    DocumentChange { id: id.to_owned(), edit, expect: None }
+}
+
+fn put(id: &str, json: &str) -> DocumentChange {
+    change(id, DocumentEdit::Put(json.to_owned()))
 }
 
 fn deadline() -> Instant {
@@ -23,10 +31,8 @@ fn deadline() -> Instant {
 fn found(fixture: &Fixture, query: Value, wait: &str) -> Vec<String> {
     let wait: Cut = wait.parse().unwrap();
     let answer =
-        fixture.runtime.block_on(fixture.database.search("books", json!({"query": query, "size": 100}), &wait, deadline()));
-    let answer: Value = serde_json::from_str(answer.unwrap().0.get()).unwrap();
-    let mut ids: Vec<String> =
-        answer["hits"].as_array().unwrap().iter().map(|hit| hit["_id"].as_str().unwrap().to_owned()).collect();
+        fixture.runtime.block_on(fixture.database.search("books", json!({"query": query, "size": 100}), &wait, deadline(), Ok));
+    let mut ids: Vec<String> = answer.unwrap().0.hits.into_iter().map(|hit| hit.id).collect();
     ids.sort();
     ids
 }
@@ -78,9 +84,9 @@ fn documents_are_put_patched_and_deleted_by_id_on_the_version_that_is_expected()
     let put = |id: &str, json: &str, expect| {
         let database = fixture.database.clone();
         let (id, json) = (id.to_owned(), json.to_owned());
-        fixture
-            .runtime
-            .block_on(async move { database.change_document("books", &id, DocumentEdit::Put(json), expect, deadline()).await })
+        fixture.runtime.block_on(async move {
+            database.change_document("books", DocumentChange { id, edit: DocumentEdit::Put(json), expect }, deadline()).await
+        })
     };
     let read = |id: &str| {
         let (database, id) = (fixture.database.clone(), id.to_owned());
@@ -100,7 +106,7 @@ fn documents_are_put_patched_and_deleted_by_id_on_the_version_that_is_expected()
     assert_eq!(put("new", "{}", Some(Expect::Last(version))).unwrap_err().code(), "40001");
     let patch = |edit: DocumentEdit| {
         let database = fixture.database.clone();
-        fixture.runtime.block_on(async move { database.change_document("books", "x/1 ä", edit, None, deadline()).await })
+        fixture.runtime.block_on(async move { database.change_document("books", change("x/1 ä", edit), deadline()).await })
     };
     patch(DocumentEdit::Merge(json!({"title": "new", "n": null}))).unwrap();
     assert_eq!(text("x/1 ä"), r#"{"title":"new"}"#);
@@ -115,25 +121,28 @@ fn documents_are_put_patched_and_deleted_by_id_on_the_version_that_is_expected()
     assert_eq!(put("y", "[1]", None).unwrap_err().code(), "23514");
     assert_eq!(put(&"k".repeat(9_000), "{}", None).unwrap_err().code(), "23514");
     let database = &fixture.database;
-    let deleted = runtime.block_on(database.change_document("books", "x/1 ä", DocumentEdit::Delete, None, deadline())).unwrap();
+    let deleted = runtime.block_on(database.change_document("books", change("x/1 ä", DocumentEdit::Delete), deadline())).unwrap();
     assert!(deleted.existed);
     assert_eq!(read("x/1 ä").unwrap_err().code(), "02000");
     assert_eq!(
-        runtime.block_on(database.change_document("books", "x/1 ä", DocumentEdit::Delete, None, deadline())).unwrap_err().code(),
+        runtime
+            .block_on(database.change_document("books", change("x/1 ä", DocumentEdit::Delete), deadline()))
+            .unwrap_err()
+            .code(),
         "02000"
     );
     assert_eq!(
-        runtime.block_on(database.change_document("none", "x", DocumentEdit::Delete, None, deadline())).unwrap_err().code(),
+        runtime.block_on(database.change_document("none", change("x", DocumentEdit::Delete), deadline())).unwrap_err().code(),
         "42P01"
     );
     fixture.run("CREATE TABLE r (id TEXT PRIMARY KEY); CREATE STREAM s; CREATE TABLE of_s USING document FROM STREAM s");
     assert_eq!(
-        runtime.block_on(database.change_document("r", "x", DocumentEdit::Delete, None, deadline())).unwrap_err().code(),
+        runtime.block_on(database.change_document("r", change("x", DocumentEdit::Delete), deadline())).unwrap_err().code(),
         "42809"
     );
     assert_eq!(
         runtime
-            .block_on(database.change_document("of_s", "x", DocumentEdit::Put("{}".into()), None, deadline()))
+            .block_on(database.change_document("of_s", change("x", DocumentEdit::Put("{}".into())), deadline()))
             .unwrap_err()
             .code(),
         "42809"
@@ -156,7 +165,7 @@ fn increments_from_many_sides_all_count() {
                         _ => {
                             let operations = json!([{"op": "add", "path": format!("/p{thread}_{n}"), "value": n}]);
                             let patch = DocumentEdit::patch(operations).unwrap();
-                            let patched = fixture.database.change_document("books", "n", patch, None, deadline());
+                            let patched = fixture.database.change_document("books", change("n", patch), deadline());
                             fixture.runtime.block_on(patched).unwrap();
                         }
                     }
@@ -283,8 +292,8 @@ fn the_mapping_is_altered_by_a_rebuild_beside() {
         assert_eq!(fixture.rows("SELECT year FROM books WHERE _id = 'd7'"), [json!(["7"])]);
         assert!(fixture.error("SELECT title FROM books").message().contains("title"));
         let wait = wait.parse().unwrap();
-        let answer = fixture.database.search("books", json!({"facets": ["year"]}), &wait, deadline());
-        assert!(fixture.runtime.block_on(answer).unwrap().0.get().contains(r#""total":30"#));
+        let answer = fixture.database.search("books", json!({"facets": ["year"]}), &wait, deadline(), Ok);
+        assert_eq!(fixture.runtime.block_on(answer).unwrap().0.total, 30);
     };
     check(&fixture);
     let fixture = fixture.reopen(false);
@@ -312,4 +321,64 @@ fn updates_and_deletes_may_search() {
     }
     assert_eq!(fixture.run("DELETE FROM books WHERE CONTAINS(body, 'word1')").0, 10);
     assert_eq!(fixture.rows("SELECT sum((doc->>'n')::bigint) FROM books"), [json!([(1..=10).map(|n| 2 * n).sum::<u64>()])]);
+}
+
+#[test]
+fn changes_together_come_out_as_each_by_itself() {
+    let fixture = books();
+    let together = |changes: Vec<DocumentChange>| {
+        let database = fixture.database.clone();
+        let outcomes = fixture.runtime.block_on(async move { database.change_documents("books", &changes, deadline()).await });
+        outcomes.into_iter().map(|outcome| outcome.map_err(|error| error.code())).collect::<Vec<_>>()
+    };
+    let expecting = |change: DocumentChange, expect| DocumentChange { expect: Some(expect), ..change };
+    let fill = |members: Value, otherwise: Option<&str>| DocumentEdit::Fill {
+        members: members.as_object().unwrap().clone(),
+        otherwise: otherwise.map(str::to_owned),
+    };
+    let outcomes = together(vec![
+        put("b", r#"{"n": 1}"#),
+        put("a", r#"{"o": {"x": 1, "y": 2}, "z": 0}"#),
+        put("bad", "[]"),
+        expecting(put("b", "{}"), Expect::NoRecord),
+        change("a", fill(json!({"o": {"x": null, "w": 3}, "z": {"deep": true}}), None)),
+        change("none", DocumentEdit::Delete),
+        change("made", fill(json!({"n": 1}), Some(r#"{"from": "nothing"}"#))),
+        put("gone", "{}"),
+        change("gone", DocumentEdit::Delete),
+        change("gone", DocumentEdit::Delete),
+        put(&"k".repeat(9_000), "{}"),
+        put("last", r#"{"n": 2}"#),
+    ]);
+    let codes: Vec<Option<&str>> = outcomes.iter().map(|outcome| outcome.as_ref().err().copied()).collect();
+    let none = None;
+    assert_eq!(
+        codes,
+        [none, none, Some("23514"), Some("40001"), none, Some("02000"), none, none, none, Some("02000"), Some("23514"), none]
+    );
+    let existed: Vec<bool> = outcomes.iter().flatten().map(|written| written.existed).collect();
+    assert_eq!(existed, [false, false, true, false, false, true, false]);
+    assert_eq!(
+        fixture.rows("SELECT _id, doc FROM books ORDER BY 1"),
+        [
+            json!(["a", {"o": {"w": 3, "x": null, "y": 2}, "z": {"deep": true}}]),
+            json!(["b", {"n": 1}]),
+            json!(["last", {"n": 2}]),
+            json!(["made", {"from": "nothing"}]),
+        ]
+    );
+    // The version that is told is the one the document has.
+    for (place, id) in [(0, "b"), (4, "a"), (6, "made"), (11, "last")] {
+        let (document, _) = fixture.runtime.block_on(fixture.database.document("books", id, &Cut::new(), deadline())).unwrap();
+        assert_eq!(document.version, outcomes[place].as_ref().unwrap().version, "{id}");
+    }
+    let version = outcomes[0].as_ref().unwrap().version.unwrap();
+    let outcomes =
+        together(vec![expecting(put("b", "{}"), Expect::Last(version)), expecting(put("b", "{}"), Expect::Last(version))]);
+    assert!(outcomes[0].is_ok());
+    assert_eq!(outcomes[1], Err("40001"), "the change before it made another version");
+    let many = together((0..5_000).map(|n| put(&format!("m{n}"), &format!("{{\"pad\": \"{}\"}}", "x".repeat(3_000)))).collect());
+    assert!(many.iter().all(Result::is_ok), "more than one frame holds is written in several");
+    assert_eq!(fixture.rows("SELECT count(*) FROM books"), [json!([5_004])]);
+    assert_eq!(together(Vec::new()), []);
 }

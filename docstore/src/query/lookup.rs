@@ -74,9 +74,14 @@ impl<'a> Place<'a> {
 
 /// What a path means in the index.
 pub(super) enum Target<'a> {
-    Text { place: Place<'a>, analyzer: Analyzer },
+    Text {
+        place: Place<'a>,
+        analyzer: Analyzer,
+    },
     Keyword(Field),
     Typed(FacetFields),
+    /// Whole texts of a path that the mapping does not name: they are in its column, not among its tokens.
+    Whole(Place<'a>),
 }
 
 impl<'a> Compiler<'a> {
@@ -107,6 +112,12 @@ impl<'a> Compiler<'a> {
         let fields = &self.shared.fields;
         if path == "_id" {
             return Ok(Target::Keyword(fields.id));
+        }
+        if let Some(of) = self.snapshot.whole_values_of(path) {
+            return match fields.path(of) {
+                Some(_) => self.target(of, true),
+                None => Ok(Target::Whole(Place { field: self.dynamic(of)?, json: Some(of) })),
+            };
         }
         let exact = |facet: FacetFields| match facet.typed {
             Typed::Any { .. } | Typed::Keyword => Target::Keyword(facet.keyword),
@@ -143,6 +154,10 @@ impl<'a> Compiler<'a> {
             Target::Text { place, analyzer } => (place, analyzer),
             Target::Keyword(field) => (Place::of(field), Analyzer::Keyword),
             Target::Typed(facet) => (Place::of(facet.keyword), Analyzer::Keyword),
+            Target::Whole(_) => {
+                let message = "whole texts are compared here, for patterns the field must be declared in `fields`".to_owned();
+                return Err(Error::Request { at: path.to_owned(), message });
+            }
         };
         Ok((place, move |text: &str| analyzer.fold_case(text).into_owned()))
     }
@@ -199,6 +214,7 @@ impl<'a> Compiler<'a> {
         let (place, analyzer) = match self.target(path, false)? {
             Target::Keyword(field) => return self.keyword(path, field, text).map(Some),
             Target::Typed(facet) => return self.typed(path, facet, text).map(Some),
+            Target::Whole(place) => return self.whole(path, place, text).map(Some),
             Target::Text { place, analyzer } => (place, analyzer),
         };
         let tokens = analyse(analyzer, text);
@@ -227,7 +243,7 @@ impl<'a> Compiler<'a> {
         fuzziness: Fuzziness,
     ) -> Result<Compiled, Error> {
         let (place, analyzer) = match self.target(path, false)? {
-            Target::Keyword(_) | Target::Typed(_) => return self.fuzzy(path, text, fuzziness.edits(text)),
+            Target::Keyword(_) | Target::Typed(_) | Target::Whole(_) => return self.fuzzy(path, text, fuzziness.edits(text)),
             Target::Text { place, analyzer } => (place, analyzer),
         };
         let occur = if operator == Operator::And { Occur::Must } else { Occur::Should };
@@ -263,6 +279,7 @@ impl<'a> Compiler<'a> {
     pub(super) fn fuzzy(&mut self, path: &str, word: &str, edits: u8) -> Result<Compiled, Error> {
         match self.target(path, false)? {
             Target::Typed(facet) => self.typed(path, facet, word).map(Some),
+            Target::Whole(place) => self.whole(path, place, word).map(Some),
             Target::Keyword(field) if edits == 0 => self.keyword(path, field, word).map(Some),
             Target::Keyword(field) => {
                 self.count(path, 1)?;
@@ -299,6 +316,12 @@ impl<'a> Compiler<'a> {
         typed::equals(path, facet, value)
     }
 
+    fn whole(&mut self, path: &str, place: Place<'_>, value: &str) -> Result<Box<dyn Query>, Error> {
+        self.count(path, 1)?;
+        let same = || Bound::Included(place.term(value));
+        Ok(Box::new(RangeQuery::new(same(), same())))
+    }
+
     /// Exact values of a facet; of a search field that is none, single tokens.
     pub(super) fn terms(&mut self, path: &str, values: &[String]) -> Result<Box<dyn Query>, Error> {
         let target = self.target(path, true)?;
@@ -308,6 +331,13 @@ impl<'a> Compiler<'a> {
                 clauses.push((Occur::Should, self.typed(path, facet, value)?));
             }
             return Ok(boolean(clauses).map_or_else(|| Box::new(EmptyQuery) as Box<dyn Query>, constant));
+        }
+        if let Target::Whole(place) = target {
+            let mut clauses = Vec::new();
+            for value in values {
+                clauses.push((Occur::Should, self.whole(path, place, value)?));
+            }
+            return Ok(boolean(clauses).unwrap_or_else(|| Box::new(EmptyQuery)));
         }
         self.count(path, 1)?;
         let mut terms = Vec::new();
@@ -320,7 +350,7 @@ impl<'a> Compiler<'a> {
                     self.mark(path, Mark::Term(token.into_owned()));
                 }
                 Target::Keyword(field) => terms.push(Term::from_field_text(*field, value)),
-                Target::Typed(_) => unreachable!("answered above"),
+                Target::Typed(_) | Target::Whole(_) => unreachable!("answered above"),
             }
         }
         Ok(match terms.len() {
@@ -336,6 +366,7 @@ impl<'a> Compiler<'a> {
         if path == "_id" {
             return Ok(Box::new(AllQuery));
         }
+        let path = self.snapshot.whole_values_of(path).unwrap_or(path);
         let term = TermQuery::new(self.shared.fields.has_term(path), IndexRecordOption::Basic);
         Ok(Box::new(ConstScoreQuery::new(Box::new(term), 1.0)))
     }

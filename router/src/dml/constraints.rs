@@ -29,7 +29,7 @@ use crate::txn::{Key, Transaction};
 /// Rows that one change may touch through foreign keys.
 const CASCADE_ROWS_MAX: usize = 1 << 20;
 /// Changes that are judged where they are asked for.
-const LOOKUP_ROWS_MAX: usize = 128;
+pub(super) const LOOKUP_ROWS_MAX: usize = 128;
 
 /// Takes changes into transactions.
 #[derive(Clone)]
@@ -71,25 +71,11 @@ impl Writer {
         Ok(())
     }
 
-    /// A document is a JSON object, and its id is short enough for whatever searches it.
     fn check_documents(&self, target: &Target, rows: &[&Row]) -> Result<()> {
         if self.catalog.search_side(target.def.id).is_none() {
             return Ok(());
         }
-        for row in rows {
-            let [Value::Text(id), Value::Text(doc)] = &row.values[..] else { continue };
-            // Whatever is taken must be read back by updates and by the search, which read JSON up to the same depth.
-            let is_object = serde_json::from_str::<serde_json::Value>(doc).is_ok_and(|doc| doc.is_object());
-            let what = match (is_object, id.len()) {
-                (false, _) => "its document is not a JSON object, or is nested more than 127 deep".to_owned(),
-                (true, bytes) if bytes > ID_BYTES_MAX => format!("its id has {bytes} bytes, the limit is {ID_BYTES_MAX}"),
-                (true, _) => continue,
-            };
-            let id: String = id.chars().take(64).collect();
-            let message = format!("document \"{id}\" of table \"{}\": {what}", target.def.name);
-            return Err(Error::new(sqlstate::CHECK_VIOLATION, ErrorKind::Invalid, message));
-        }
-        Ok(())
+        rows.iter().try_for_each(|row| check_document(&target.def.name, row))
     }
 
     /// Waits until the tables that foreign keys lead to, in either direction, show the snapshot: what they don't show yet would be
@@ -302,6 +288,21 @@ fn key_of<'s>(schema: &'s TableSchema, columns: &[String], values: &[Value]) -> 
     };
     let ordered: Vec<Value> = index.columns.iter().filter_map(|column| value_of(&column.name)).collect();
     Ok(ParentKey::Unique(index, index.prefix(&ordered)))
+}
+
+/// A document is a JSON object, and its id is short enough for whatever searches it.
+fn check_document(table: &str, row: &Row) -> Result<()> {
+    let [Value::Text(id), Value::Text(doc)] = &row.values[..] else { return Ok(()) };
+    // Whatever is taken must be read back by updates and by the search, which read JSON up to the same depth.
+    let is_object = serde_json::from_str::<serde_json::Value>(doc).is_ok_and(|doc| doc.is_object());
+    let what = match (is_object, id.len()) {
+        (false, _) => "its document is not a JSON object, or is nested more than 127 deep".to_owned(),
+        (true, bytes) if bytes > ID_BYTES_MAX => format!("its id has {bytes} bytes, the limit is {ID_BYTES_MAX}"),
+        (true, _) => return Ok(()),
+    };
+    let id: String = id.chars().take(64).collect();
+    let message = format!("document \"{id}\" of table \"{table}\": {what}");
+    Err(Error::new(sqlstate::CHECK_VIOLATION, ErrorKind::Invalid, message))
 }
 
 /// NOT NULL and CHECK.

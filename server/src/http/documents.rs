@@ -6,7 +6,7 @@
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use router::{DocumentEdit, DocumentWritten, Expect};
+use router::{DocumentChange, DocumentEdit, DocumentWritten, Expect};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -112,7 +112,7 @@ async fn change(
     let bytes = body::read_whole(&parts.headers, content, app.limits.record_bytes_max).await?;
     let edit = media_type.as_deref().and_then(|media_type| read(media_type, &bytes));
     let edit = edit.ok_or_else(|| body::wrong_media_type(media_type.as_deref(), known))??;
-    let written = app.database.change_document(&table, &id, edit, expect, deadline.at).await?;
+    let written = app.database.change_document(&table, DocumentChange { id: id.clone(), edit, expect }, deadline.at).await?;
     Ok(changed(&id, &written))
 }
 
@@ -125,7 +125,8 @@ pub async fn delete(
 ) -> Result<Response, ApiError> {
     let deadline = Deadline::new(query.timeout_ms, app.limits.timeout_ms_max)?;
     let expect = expected(&headers)?;
-    let written = app.database.change_document(&table, &id, DocumentEdit::Delete, expect, deadline.at).await?;
+    let change = DocumentChange { id: id.clone(), edit: DocumentEdit::Delete, expect };
+    let written = app.database.change_document(&table, change, deadline.at).await?;
     let mut answer = changed(&id, &written);
     answer.headers_mut().remove(header::ETAG);
     Ok(answer)

@@ -40,7 +40,10 @@ pub async fn run(
     };
     let deadline = Deadline::new(timeout_ms, app.limits.timeout_ms_max)?;
     let wait = body::parse_wait(wait.as_deref())?;
-    let search = app.database.search(&table, Value::Object(request), &wait, deadline.at);
+    let show = |response| {
+        serde_json::value::to_raw_value(&response).map_err(|error| router::Error::internal(format!("the answer: {error}")))
+    };
+    let search = app.database.search(&table, Value::Object(request), &wait, deadline.at, show);
     let late = || deadline.passed(&format!("the search in {table} did not finish"));
     let (response, cut) = tokio::time::timeout_at(deadline.at.into(), search).await.map_err(|_| late())??;
     let tail = format!(",\"cut\":{},\"elapsed_ms\":{}}}", super::position_json(&cut), elapsed_ms(started));
