@@ -44,11 +44,19 @@ pub(crate) struct Compiler<'a> {
     clauses: usize,
     prohibited: usize,
     marks: Marks,
+    /// What asks for unknown fields matches nothing.
+    lenient: bool,
 }
 
 impl<'a> Compiler<'a> {
     pub(crate) fn new(snapshot: &'a DocumentSnapshot) -> Self {
-        Self { snapshot, shared: &snapshot.shared, clauses: 0, prohibited: 0, marks: Marks::new() }
+        Self { snapshot, shared: &snapshot.shared, clauses: 0, prohibited: 0, marks: Marks::new(), lenient: false }
+    }
+
+    /// Unknown fields match nothing from here on, if `lenient` says so.
+    pub(crate) const fn lenient(mut self, lenient: bool) -> Self {
+        self.lenient = lenient;
+        self
     }
 
     /// What the compiled queries look for, outside of what they exclude.
@@ -143,7 +151,10 @@ impl<'a> Compiler<'a> {
 
     /// Compiles the query of a search request.
     pub(crate) fn request(&mut self, query: &Request) -> Result<Box<dyn Query>, Error> {
-        self.compile(query).map(checked)
+        match self.compile(query) {
+            Err(Error::UnknownField { .. }) if self.lenient => Ok(Box::new(EmptyQuery)),
+            compiled => compiled.map(checked),
+        }
     }
 
     fn compile(&mut self, query: &Request) -> Result<Box<dyn Query>, Error> {
@@ -216,9 +227,13 @@ impl Compiler<'_> {
         let mut queries = Vec::new();
         for (field, boost) in &fields {
             let query = match kind {
-                MultiMatchKind::BestFields | MultiMatchKind::MostFields => self.any_or_all(field, text, *operator, *fuzziness)?,
-                MultiMatchKind::Phrase => self.phrase(field, text, *slop)?,
-                MultiMatchKind::PhrasePrefix => self.phrase_prefix(field, text)?,
+                MultiMatchKind::BestFields | MultiMatchKind::MostFields => self.any_or_all(field, text, *operator, *fuzziness),
+                MultiMatchKind::Phrase => self.phrase(field, text, *slop),
+                MultiMatchKind::PhrasePrefix => self.phrase_prefix(field, text),
+            };
+            let query = match query {
+                Err(Error::UnknownField { .. }) if self.lenient => continue,
+                query => query?,
             };
             queries.extend(query.map(|query| match *boost {
                 1.0 => checked(query),

@@ -50,6 +50,8 @@ pub struct SearchRequest {
     pub facets: Facets,
     /// Aggregations in Elasticsearch's words, by name.
     pub aggs: Map<String, Value>,
+    /// Queries of fields that nobody knows match nothing, instead of being refused.
+    pub lenient: bool,
     /// A position to wait for: the caller's business, nothing here looks at it.
     pub wait: Option<String>,
     /// How long to wait: the caller's business.
@@ -70,6 +72,7 @@ impl Default for SearchRequest {
             highlight: None,
             facets: Facets::default(),
             aggs: Map::new(),
+            lenient: false,
             wait: None,
             timeout_ms: None,
         }

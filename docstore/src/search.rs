@@ -105,7 +105,7 @@ impl DocumentSnapshot {
             let hint = "narrow the query, or read the table with SQL";
             return Err(Error::TooLarge { what: format!("from + size = {reach}"), max: HITS_MAX, hint });
         }
-        let mut compiler = Compiler::new(self);
+        let mut compiler = Compiler::new(self).lenient(request.lenient);
         let query = compiler.request(&request.query)?;
         let mut highlighters = match &request.highlight {
             Some(highlight) => Some(self.highlighters(highlight, compiler.into_marks())?),

@@ -12,7 +12,10 @@ const PRODUCER: ProducerSequence = ProducerSequence { id: 4711, epoch: 3, sequen
 const MAX_TIMESTAMP: i64 = 1_700_000_000_250;
 
 fn fixture(name: &str) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/batches").join(name).with_extension("hex");
+    let path = Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").unwrap())
+        .join("tests/fixtures/batches")
+        .join(name)
+        .with_extension("hex");
     let text = std::fs::read_to_string(path).unwrap();
     let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
     digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()

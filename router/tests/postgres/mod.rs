@@ -318,5 +318,5 @@ fn short_number(text: &str) -> String {
 
 /// The folder of the files.
 pub fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/slt")
+    Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("tests/slt")
 }

@@ -129,8 +129,15 @@ impl ApiError {
         self.with("appended", records.into()).with("position", super::position_json(position))
     }
 
+    /// What happened, and what to do.
+    pub fn message(&self) -> String {
+        match &self.hint {
+            Some(hint) => format!("{}; {hint}", self.message),
+            None => self.message.clone(),
+        }
+    }
+
     /// The status it is answered with.
-    #[cfg(test)]
     pub fn status(&self) -> StatusCode {
         self.status
     }

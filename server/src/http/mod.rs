@@ -11,8 +11,10 @@ pub mod console;
 pub mod cursors;
 pub mod documents;
 pub mod error;
+pub mod es;
 pub mod ingest;
 pub mod json;
+pub mod lines;
 pub mod metrics;
 pub mod openapi;
 pub mod record;
@@ -138,13 +140,18 @@ pub fn router(app: App) -> Router {
         router = router.route(route.path, route.handler);
     }
     let around = axum::middleware::from_fn_with_state(app.clone(), observe);
+    // The same with a slash behind it: clients that are given a prefix ask for that.
+    let router = router.nest("/es", es::router()).route("/es/", get(es::info));
     router.fallback(no_such_path).method_not_allowed_fallback(method_not_allowed).layer(around).with_state(app)
 }
 
 async fn no_such_path(request: Request) -> ApiError {
-    let path = request.uri().path();
+    let path = request.uri().path().to_owned();
+    if let Err(error) = body::ignore(request).await {
+        return error;
+    }
     let error = ApiError::no_such_path(format!("there is nothing at {path}"));
-    match nearest_path(path) {
+    match nearest_path(&path) {
         Some(near) => error.hint(format!("did you mean {near}? /openapi.json describes all paths")),
         None => error.hint("/openapi.json describes all paths"),
     }
@@ -168,8 +175,12 @@ fn nearest_path(path: &str) -> Option<String> {
 async fn method_not_allowed(request: Request) -> ApiError {
     let matched = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
     let taken = routes().into_iter().filter(|route| route.path == matched).map(|route| route.method.to_string());
-    ApiError::method_not_allowed(format!("{} does not take {}", request.uri().path(), request.method()))
-        .hint(format!("it takes {}", taken.collect::<Vec<_>>().join(" and ")))
+    let message = format!("{} does not take {}", request.uri().path(), request.method());
+    let taken = taken.collect::<Vec<_>>().join(" and ");
+    if let Err(error) = body::ignore(request).await {
+        return error;
+    }
+    ApiError::method_not_allowed(message).hint(format!("it takes {taken}"))
 }
 
 /// Around every request.

@@ -1,0 +1,94 @@
+//! The door for Elasticsearch's clients: the official Python client does its work unchanged, and what it would not send is refused.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use headwater_tests::Server;
+use serde_json::json;
+
+fn repository() -> PathBuf {
+    PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).parent().unwrap().to_owned()
+}
+
+#[test]
+fn the_official_client_indexes_and_searches() {
+    let installed = Command::new(repository().join("scripts/python-clients")).output().unwrap();
+    assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
+    let python = String::from_utf8(installed.stdout).unwrap();
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path());
+    let script = repository().join("tests/python/elasticsearch_client.py");
+    let run = Command::new(python.trim()).arg(script).arg(format!("{}/es", server.url)).output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    assert!(run.status.success() && out.contains("all of it"), "{out}{err}");
+    // What came in by that door is a table like any other.
+    assert_eq!(server.rows("SELECT title, pages FROM books WHERE _id = '2'"), [json!(["Protokolle", "80"])]);
+}
+
+#[test]
+fn what_is_wrong_is_answered_in_elasticsearchs_shape() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path());
+    let error = |status: u16, kind: &str, says: &str, reply: headwater_tests::Reply| {
+        let json = reply.json();
+        assert_eq!((reply.status, json["error"]["type"].as_str()), (status, Some(kind)), "{}", reply.body);
+        assert!(json["error"]["reason"].as_str().unwrap().contains(says), "{}", reply.body);
+        assert_eq!(json["status"], status);
+    };
+    let post = |path: &str, body: &str| server.post(path, "application/json", body.as_bytes());
+    let bulk = |body: &str| server.post("/es/_bulk", "application/x-ndjson", body.as_bytes());
+    error(404, "index_not_found_exception", "none", post("/es/none/_search", "{}"));
+    error(400, "illegal_argument_exception", "no handler found", post("/es/none/_forcemerge", "{}"));
+    error(400, "invalid_index_name_exception", "lowercase", server.put("/es/Books", "{}"));
+    error(400, "invalid_index_name_exception", "must not start", server.put("/es/_books", "{}"));
+    error(
+        400,
+        "mapper_parsing_exception",
+        "[a]",
+        server.put("/es/books", r#"{"mappings": {"properties": {"a": {"type": "x"}}}}"#),
+    );
+    error(
+        400,
+        "illegal_argument_exception",
+        "klingon",
+        server.put("/es/books", r#"{"mappings": {"properties": {"a": {"type": "text", "analyzer": "klingon"}}}}"#),
+    );
+    error(
+        400,
+        "parsing_exception",
+        "nested more than 64",
+        server.put("/es/books/_doc/1", &format!("{}1{}", "{\"a\":".repeat(65), "}".repeat(65))),
+    );
+    error(400, "document_parsing_exception", "not a JSON object", server.put("/es/books/_doc/1", "[1]"));
+    assert_eq!(server.put("/es/books/_doc/1", r#"{"a": {"b": "torn"}}"#).status, 201);
+    error(400, "illegal_argument_exception", "[knn] is not supported", post("/es/books/_search", r#"{"knn": {}}"#));
+    error(
+        400,
+        "illegal_argument_exception",
+        "unknown kind of query",
+        post("/es/books/_search", r#"{"query": {"mathc": {"a.b": "torn"}}}"#),
+    );
+    error(400, "illegal_argument_exception", "scroll_id", post("/es/_search/scroll", r#"{"scroll_id": "AAAA"}"#));
+    error(400, "illegal_argument_exception", "name one index", server.delete("/es/*"));
+    error(400, "illegal_argument_exception", "Malformed action/metadata line [1]", bulk("{\"indx\": {}}\n{}\n"));
+    // What stood before a line that makes no sense is done, and the answer says so.
+    let broken = "{\"index\": {\"_index\": \"books\", \"_id\": \"2\"}}\n{\"a\": 2}\nnonsense\n";
+    error(400, "illegal_argument_exception", "line [3]", bulk(broken));
+    error(400, "illegal_argument_exception", "the 1 actions before it are done", bulk(broken));
+    assert_eq!(server.get("/es/books/_doc/2").json()["_source"], json!({"a": 2}));
+    error(400, "illegal_argument_exception", "the document of the last action", bulk("{\"index\": {\"_index\": \"books\"}}\n"));
+    let one_bad =
+        "{\"index\": {\"_index\": \"books\", \"_id\": \"3\"}}\n{\"a\": \n{\"delete\": {\"_index\": \"books\", \"_id\": \"2\"}}\n";
+    let answer = bulk(one_bad).json();
+    assert_eq!((&answer["errors"], &answer["items"][0]["index"]["status"]), (&json!(true), &json!(400)), "{answer}");
+    assert_eq!(answer["items"][1]["delete"]["result"], "deleted");
+    // A view of a stream is searched, not written.
+    let _ = server.sql("CREATE STREAM s; CREATE TABLE of_s USING document WITH (search = 'a') FROM STREAM s");
+    assert_eq!(server.put("/es/of_s/_doc/1", "{}").status, 400);
+    assert_eq!(post("/es/of_s/_search", "{}").json()["hits"]["total"]["value"], 0);
+    // A table that is none of documents is no index.
+    let _ = server.sql("CREATE TABLE r (id INT PRIMARY KEY)");
+    assert_eq!(post("/es/r/_search", "{}").status, 400);
+    assert_eq!(server.delete("/es/r").status, 404);
+}
