@@ -32,6 +32,12 @@ pub struct Percolator {
 }
 
 impl Percolator {
+    /// Searches that were checked when they were saved. What has become unknown since then matches nothing.
+    #[must_use]
+    pub const fn of_saved(mapping: Mapping, queries: Vec<(String, Query)>) -> Self {
+        Self { mapping, queries }
+    }
+
     /// Saved searches by name; each is checked as a search would.
     ///
     /// # Errors
@@ -52,10 +58,10 @@ impl Percolator {
         Ok(percolator)
     }
 
-    /// For each document of a batch (a JSON object each) the names of the searches that find it, in their order.
+    /// For each document of a batch the names of the searches that find it, in their order; nothing finds what is no JSON object.
     ///
     /// # Errors
-    /// A document that is not a JSON object, [`Error::TooLarge`] for more than [`DOCUMENTS_MAX`], limits of the queries.
+    /// [`Error::TooLarge`] for more than [`DOCUMENTS_MAX`], limits of the queries.
     pub fn matches(&self, documents: &[(&str, &[u8])]) -> Result<Vec<Vec<&str>>, Error> {
         if documents.len() > DOCUMENTS_MAX {
             let what = format!("a batch of {} documents", documents.len());
@@ -67,7 +73,7 @@ impl Percolator {
         }
         let snapshot = self.snapshot(documents)?;
         for (name, query) in &self.queries {
-            let query = Compiler::new(&snapshot).request(query)?;
+            let query = Compiler::new(&snapshot).lenient(true).request(query)?;
             for address in snapshot.searcher.search(&*query, &DocSetCollector)? {
                 let places = snapshot.searcher.segment_reader(address.segment_ord).fast_fields().u64("_offset")?;
                 let place = places.first(address.doc_id).and_then(|place| usize::try_from(place).ok());
@@ -85,10 +91,7 @@ impl Percolator {
         let mut known = DynamicPaths { any: true, ..DynamicPaths::default() };
         for (place, (id, json)) in (0_u64..).zip(documents) {
             let value = serde_json::from_slice::<serde_json::Value>(json).ok().filter(serde_json::Value::is_object);
-            let value = value.ok_or_else(|| Error::Request {
-                at: format!("document `{id}` of the batch"),
-                message: "is not a JSON object".to_owned(),
-            })?;
+            let Some(value) = value else { continue };
             writer.add_document(fields.document(id, Offset::new(place), json, &value, &mut known))?;
         }
         let index = writer.finalize()?;

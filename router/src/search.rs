@@ -122,7 +122,7 @@ impl Database {
 }
 
 /// What searches a table.
-fn search_table(catalog: &CatalogState, table: &str) -> Result<Arc<TableDef>> {
+pub(crate) fn search_table(catalog: &CatalogState, table: &str) -> Result<Arc<TableDef>> {
     if catalog.find_table(table).is_none() && catalog.find_stream(table).is_some() {
         let message = format!("\"{table}\" is a stream, search needs a document table");
         let views = catalog.tables().filter(|view| matches!(view.kind, TableKind::Document(_)));

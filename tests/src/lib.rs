@@ -8,7 +8,8 @@
     reason = "a test harness: it panics to fail"
 )]
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -276,6 +277,30 @@ impl Server {
         let reply = self.post(&format!("/v1/streams/{stream}/records"), "application/x-ndjson", lines.as_bytes());
         assert_eq!(reply.status, 200, "{}", reply.body);
         reply.json()["position"].as_str().unwrap().to_owned()
+    }
+
+    /// Reads server-sent events, their ids and data, until there are `count` or the connection ends.
+    #[must_use]
+    pub fn events(&self, path: &str, last_event_id: Option<&str>, count: usize) -> Vec<(String, Value)> {
+        let address = self.url.strip_prefix("http://").unwrap();
+        let mut socket = TcpStream::connect(address).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let resume = last_event_id.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
+        let head = format!("Host: {address}\r\nConnection: close\r\nAccept: text/event-stream\r\n{resume}");
+        write!(socket, "GET {path} HTTP/1.1\r\n{head}\r\n").unwrap();
+        let (mut found, mut id) = (Vec::new(), String::new());
+        for line in BufReader::new(socket).lines() {
+            let Ok(line) = line else { break };
+            if let Some(text) = line.strip_prefix("id:") {
+                id = text.trim().to_owned();
+            } else if let Some(text) = line.strip_prefix("data:") {
+                found.push((id.clone(), serde_json::from_str(text.trim()).unwrap()));
+                if found.len() == count {
+                    break;
+                }
+            }
+        }
+        found
     }
 
     /// Waits until `done` says so, for a minute at most.

@@ -1,40 +1,14 @@
 //! The change feed over HTTP: pages, lines, and events that resume where they were, also after `kill -9`.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpStream;
-use std::time::Duration;
-
 use headwater_tests::Server;
 use serde_json::{Value, json};
 
 const TABLE: &str = "CREATE TABLE other (id BIGINT PRIMARY KEY); CREATE TABLE accounts (id BIGINT PRIMARY KEY, owner TEXT, balance NUMERIC(8,2), tags JSON)";
 
-/// Reads events of a feed: ids and data.
+/// Reads events of the feed: ids and data.
 fn events(server: &Server, query: &str, last_event_id: Option<&str>, count: usize) -> Vec<(String, Value)> {
-    let address = server.url.strip_prefix("http://").unwrap();
-    let mut socket = TcpStream::connect(address).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    let resume = last_event_id.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
-    let accept = "Accept: text/event-stream\r\n";
-    write!(
-        socket,
-        "GET /v1/tables/accounts/changes{query} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{accept}{resume}\r\n"
-    )
-    .unwrap();
-    let (mut found, mut id) = (Vec::new(), String::new());
-    for line in BufReader::new(socket).lines() {
-        let line = line.unwrap();
-        if let Some(text) = line.strip_prefix("id:") {
-            id = text.trim().to_owned();
-        } else if let Some(text) = line.strip_prefix("data:") {
-            found.push((id.clone(), serde_json::from_str(text.trim()).unwrap()));
-            if found.len() == count {
-                break;
-            }
-        }
-    }
-    found
+    server.events(&format!("/v1/tables/accounts/changes{query}"), last_event_id, count)
 }
 
 #[test]

@@ -12,4 +12,4 @@ mod state;
 pub use options::{History, RetentionPolicy, StreamOptions};
 pub use record::CatalogRecord;
 pub use sequence::{NumberBlock, SequenceDef, SequenceOwner};
-pub use state::{CatalogState, QueryColumn, QueryDef, SeriesDef, Source, StreamDef, TableDef, TableKind};
+pub use state::{CatalogState, QueryColumn, QueryDef, SavedSearch, SeriesDef, Source, StreamDef, TableDef, TableKind};

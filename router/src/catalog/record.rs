@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::options::{History, StreamOptions};
 use super::sequence::SequenceDef;
-use super::state::{QueryDef, StreamDef, TableDef};
+use super::state::{QueryDef, SavedSearch, StreamDef, TableDef};
 
 /// A change of definitions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,6 +42,15 @@ pub enum CatalogRecord {
     /// The name stands for nothing any more.
     QueryDropped {
         /// The name.
+        name: String,
+    },
+    /// A search is saved for a table from here on, instead of the one of its name.
+    SearchSaved(SavedSearch),
+    /// It is saved no more.
+    SearchDropped {
+        /// The table's id.
+        table: u32,
+        /// Its name.
         name: String,
     },
     /// A table has an index from here on; the generation it names is the first to keep it.

@@ -184,12 +184,24 @@ pub struct QueryColumn {
     pub kind: String,
 }
 
+/// A search that new documents of a table are matched against.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SavedSearch {
+    /// The table's id.
+    pub table: u32,
+    /// Its name, for this table.
+    pub name: String,
+    /// What it looks for, as a search request has it.
+    pub query: serde_json::Value,
+}
+
 /// See the module docs.
 #[derive(Clone, Debug, Default)]
 pub struct CatalogState {
     streams: BTreeMap<u32, Arc<StreamDef>>,
     tables: BTreeMap<u32, Arc<TableDef>>,
     queries: BTreeMap<String, Arc<QueryDef>>,
+    searches: BTreeMap<(u32, String), Arc<SavedSearch>>,
     sequences: BTreeMap<u32, Arc<SequenceDef>>,
     statistics: BTreeMap<u32, Arc<TableStatistics>>,
     last_sequence: u32,
@@ -229,11 +241,16 @@ impl CatalogState {
             CatalogRecord::TableDropped { id } => {
                 self.tables.remove(&id);
                 self.statistics.remove(&id);
+                self.searches.retain(|(table, _), _| *table != id);
                 self.sequences.retain(|_, sequence| sequence.owner.is_none_or(|owner| owner.table != id));
             }
             CatalogRecord::TableAnalyzed { id, statistics } => drop(self.statistics.insert(id, Arc::new(statistics))),
             CatalogRecord::QueryNamed(def) => drop(self.queries.insert(def.name.clone(), Arc::new(def))),
             CatalogRecord::QueryDropped { name } => drop(self.queries.remove(&name)),
+            CatalogRecord::SearchSaved(search) => {
+                drop(self.searches.insert((search.table, search.name.clone()), Arc::new(search)))
+            }
+            CatalogRecord::SearchDropped { table, name } => drop(self.searches.remove(&(table, name))),
             CatalogRecord::IndexCreated { id, index } => self.change(id, |def| {
                 if let TableKind::Row(schema) = &mut def.kind {
                     schema.last_index = schema.last_index.max(index.id);
@@ -358,6 +375,11 @@ impl CatalogState {
     #[must_use]
     pub fn find_table(&self, name: &str) -> Option<&Arc<TableDef>> {
         self.tables.values().find(|def| def.name == name)
+    }
+
+    /// The searches saved for a table, by name.
+    pub fn saved_searches(&self, table: u32) -> impl Iterator<Item = &Arc<SavedSearch>> {
+        self.searches.range((table, String::new())..(table + 1, String::new())).map(|(_, search)| search)
     }
 
     /// All named queries, by name.

@@ -11,7 +11,7 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use datafusion::execution::SessionState;
-use docstore::DocumentTable;
+use docstore::{DocumentProjection, DocumentTable, Mapping};
 use logcore::materialize::{Driver, Materializer, Projection, Task, TaskOptions, TaskState};
 use logcore::sys::fs;
 use logcore::{Log, Offset, PartitionOptions};
@@ -262,6 +262,22 @@ impl Views {
         Ok(Projections { table: Arc::clone(table), schema: Arc::clone(schema), select })
     }
 
+    /// What makes documents of the records of one partition of a document table, for readers besides its view.
+    ///
+    /// # Errors
+    /// When its `AS SELECT` no longer plans.
+    pub async fn documents(
+        &self,
+        table: &TableDef,
+        mapping: &Mapping,
+        stream: &StreamDef,
+        partition: u32,
+    ) -> Result<DocumentProjection> {
+        let select = self.plan_select(table, stream).await?;
+        let select = select.as_ref().map(|select| select.for_partition(partition));
+        Ok(document_projection(table, mapping, partition, select))
+    }
+
     fn open_part(
         &self,
         table: &TableDef,
@@ -311,15 +327,7 @@ impl Views {
                 (Store::Row(rows), Box::new(materializer))
             }
             TableKind::Document(mapping) => {
-                let key = Some(mapping.key.clone()).filter(|key| !key.is_empty());
-                let projection: docstore::DocumentProjection = match (&table.source, select) {
-                    (Source::Documents { table }, _) => Box::new(WrittenDocuments::new(*table)),
-                    (_, Some(select)) => Box::new(SelectDocuments { select, key }),
-                    (_, None) => {
-                        let key = key.as_deref().map(docstore::mapping::split_path);
-                        Box::new(WholeDocuments { key, partition })
-                    }
-                };
+                let projection = document_projection(table, mapping, partition, select);
                 let memory_bytes = (INDEXING_BYTES / partitions as usize).clamp(INDEXING_BYTES_MIN, INDEXING_BYTES / 2);
                 let options = docstore::DocumentOptions { memory_bytes, ..docstore::DocumentOptions::default() };
                 let (documents, materializer) = DocumentTable::open(dir, mapping.clone(), projection, options)?;
@@ -402,6 +410,23 @@ impl Projections {
     pub fn for_partition(&self, partition: u32) -> Box<dyn Projection<Vec<RowChange>>> {
         let select = self.select.as_ref().map(|select| select.for_partition(partition));
         row_projection(&self.table, &self.schema, select)
+    }
+}
+
+fn document_projection(
+    table: &TableDef,
+    mapping: &Mapping,
+    partition: u32,
+    select: Option<SelectProjection>,
+) -> DocumentProjection {
+    let key = Some(mapping.key.clone()).filter(|key| !key.is_empty());
+    match (&table.source, select) {
+        (Source::Documents { table }, _) => Box::new(WrittenDocuments::new(*table)),
+        (_, Some(select)) => Box::new(SelectDocuments { select, key }),
+        (_, None) => {
+            let key = key.as_deref().map(docstore::mapping::split_path);
+            Box::new(WholeDocuments { key, partition })
+        }
     }
 }
 

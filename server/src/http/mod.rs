@@ -12,6 +12,7 @@ pub mod cursors;
 pub mod documents;
 pub mod error;
 pub mod es;
+pub mod follow;
 pub mod ingest;
 pub mod json;
 pub mod lines;
@@ -19,6 +20,7 @@ pub mod metrics;
 pub mod openapi;
 pub mod record;
 pub mod results;
+pub mod saved;
 pub mod search;
 pub mod sessions;
 pub mod sql;
@@ -90,6 +92,9 @@ const CURSOR: &str = "/v1/cursors/{name}/{stream}/{partition}";
 /// The path of one document.
 const DOCUMENT: &str = "/v1/documents/{table}/{id}";
 
+/// The path of one saved search.
+const SAVED_SEARCH: &str = "/v1/searches/{table}/{name}";
+
 /// A method of a path.
 pub struct Route {
     /// The method.
@@ -122,6 +127,11 @@ pub fn routes() -> Vec<Route> {
         Route { method: Method::PATCH, path: DOCUMENT, handler: patch(documents::patch) },
         Route { method: Method::DELETE, path: DOCUMENT, handler: delete(documents::delete) },
         post_("/v1/search/{table}", post(search::run)),
+        get_("/v1/searches/{table}", get(saved::list)),
+        get_(SAVED_SEARCH, get(saved::show)),
+        Route { method: Method::PUT, path: SAVED_SEARCH, handler: put(saved::put) },
+        Route { method: Method::DELETE, path: SAVED_SEARCH, handler: delete(saved::delete) },
+        get_("/v1/matches/{table}", get(saved::follow)),
         get_("/v1/views", get(views::list)),
         get_("/v1/views/{view}", get(views::show)),
         post_("/v1/views/{view}/rebuild", post(views::rebuild)),
