@@ -31,10 +31,10 @@ fn queries() -> Vec<(&'static str, Value)> {
 fn document(n: u64) -> String {
     let word = |by: u64| format!("w{}", n / by % 5);
     json!({
-        "title": format!("{} {}", word(1), if n % 4 == 0 { "logging" } else { "" }),
+        "title": format!("{} {}", word(1), if n.is_multiple_of(4) { "logging" } else { "" }),
         "body": format!("{} {} {}", word(1), word(2), word(7)),
         "n": n,
-        "lang": if n % 3 == 0 { "de" } else { "en" },
+        "lang": if n.is_multiple_of(3) { "de" } else { "en" },
         "extra": {"kind": format!("K{}", n % 6)},
     })
     .to_string()
