@@ -17,15 +17,18 @@
 //! | `_dynamic`, `_overflow` | JSON | with `dynamic`: paths the mapping does not name, see `dynamic` |
 //!
 //! # Crash safety
-//! A folder without segments is created anew; any other folder must have a readable `meta.json` of this mapping.
+//! A folder without segments is created anew, durably; any other folder must have a readable `meta.json` of this mapping. What of it
+//! is on the disk and what is not yet: [`crate::directory`].
 
 use std::path::Path;
+use std::sync::Arc;
 
 use logcore::Offset;
 use logcore::sys::fs;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tantivy::directory::{MmapDirectory, RamDirectory};
+use tantivy::directory::RamDirectory;
+use tantivy::directory::error::LockError;
 use tantivy::schema::{
     BytesOptions, DateOptions, DateTimePrecision, FAST, Field, IndexRecordOption, IpAddrOptions, NumericOptions, Schema,
     SchemaBuilder, TextFieldIndexing, TextOptions,
@@ -33,6 +36,7 @@ use tantivy::schema::{
 use tantivy::tokenizer::TokenizerManager;
 use tantivy::{Index, IndexSettings, SingleSegmentIndexWriter, TantivyDocument, TantivyError, Term};
 
+use crate::directory::{Disk, FreshDirectory, OpenError, Save, WriteRight};
 use crate::error::Error;
 use crate::mapping::{Analyzer, FACET_BYTES_MAX, FieldKind, Mapping, is_plain, scalar_text, split_path, visit_values};
 
@@ -319,6 +323,8 @@ fn analyzers(mapping: &Mapping) -> TokenizerManager {
 /// An index as it was found.
 pub(crate) struct Opened {
     pub index: Index,
+    pub directory: FreshDirectory,
+    pub right: WriteRight,
     pub fields: Fields,
     pub next_offset: Offset,
     pub dynamic: DynamicPaths,
@@ -335,24 +341,29 @@ pub(crate) fn in_memory(
 }
 
 /// Opens or creates the index in `dir` and says up to where it holds the log.
-pub(crate) fn open(dir: &Path, mapping: &Mapping) -> Result<Opened, Error> {
+pub(crate) fn open(dir: &Path, mapping: &Mapping, disk: Arc<dyn Disk>) -> Result<Opened, Error> {
     let damaged = |detail: String| Error::Damaged { path: dir.to_owned(), detail };
     let names = fs::list(dir)?;
     let is_index = names.iter().any(|name| name == "meta.json");
-    if !is_index && let Some(name) = names.iter().find(|name| !name.starts_with('.')) {
+    // `meta.tmp`: a crash while the index was created.
+    if !is_index && let Some(name) = names.iter().find(|name| !name.starts_with('.') && *name != "meta.tmp") {
         return Err(damaged(format!("it has `{name}` but no `meta.json`")));
     }
     fs::create_dir(dir)?;
     let (schema, fields) = Fields::build(mapping);
-    let directory = MmapDirectory::open(dir).map_err(|error| damaged(error.to_string()))?;
-    let mut index = if is_index {
-        Index::open(directory).map_err(|error| damaged(error.to_string()))?
+    let (directory, right) = FreshDirectory::open(dir, disk).map_err(|error| match error {
+        OpenError::Lock(LockError::LockBusy) => Error::Locked { path: dir.to_owned() },
+        OpenError::Lock(error) => damaged(error.to_string()),
+        OpenError::Io(error) => damaged(error.to_string()),
+    })?;
+    let mut index = if directory.has_index() {
+        Index::open(directory.clone()).map_err(|error| damaged(error.to_string()))?
     } else {
-        Index::create(directory, schema.clone(), IndexSettings::default()).map_err(|source| Error::Writing {
-            operation: "creating",
-            path: dir.to_owned(),
-            source,
-        })?
+        let created = Index::create(directory.clone(), schema.clone(), IndexSettings::default());
+        let created = created.map_err(writing("creating", dir))?;
+        let saved = directory.begin_save().and_then(|save| save.map_or(Ok(()), Save::finish));
+        saved.map_err(|error| writing("creating", dir)(error.into()))?;
+        created
     };
     if index.schema() != schema {
         return Err(Error::MappingChanged { path: dir.to_owned(), detail: schema_difference(&index.schema(), &schema) });
@@ -371,7 +382,7 @@ pub(crate) fn open(dir: &Path, mapping: &Mapping) -> Result<Opened, Error> {
             (checkpoint.next_offset, checkpoint.dynamic.unwrap_or_default())
         }
     };
-    Ok(Opened { index, fields, next_offset, dynamic })
+    Ok(Opened { index, directory, right, fields, next_offset, dynamic })
 }
 
 fn schema_difference(found: &Schema, wanted: &Schema) -> String {

@@ -8,7 +8,7 @@
 //!
 //! # Concurrency
 //! [`DocumentTable`] is shared freely; the lock is held only to push or clone a pair. A snapshot keeps the files of its segments
-//! alive for as long as it lives.
+//! alive for as long as it lives, those in memory too.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -19,10 +19,11 @@ use tantivy::query::{EnableScoring, Query, TermQuery, Weight};
 use tantivy::schema::{IndexRecordOption, Value};
 use tantivy::{DocAddress, DocSet, Index, Searcher, TERMINATED, TantivyDocument, TantivyError};
 
+use crate::directory::{Disk, RealDisk};
 use crate::error::Error;
 use crate::index::{self, DynamicPaths, Fields, Opened};
 use crate::mapping::Mapping;
-use crate::materializer::{DocumentMaterializer, DocumentProjection};
+use crate::materializer::{DocumentMaterializer, DocumentProjection, Files};
 
 /// How a table uses memory.
 #[derive(Clone, Copy, Debug)]
@@ -31,9 +32,9 @@ pub struct DocumentOptions {
     pub memory_bytes: usize,
     /// Bytes of documents that may wait for the indexing thread.
     pub queue_bytes: usize,
-    /// Committed states that can still be read by offset.
+    /// Committed states that can still be read by offset: more for a view that is refreshed more often.
     pub searchers_kept: usize,
-    /// With more segments than this, a checkpoint waits for merges.
+    /// With more segments than this, a commit waits for merges.
     pub segments_max: usize,
     /// Decompressed blocks of documents a searcher caches, for each segment.
     pub cache_blocks: usize,
@@ -90,7 +91,7 @@ pub struct DocumentTable {
 }
 
 impl DocumentTable {
-    /// Opens or creates the table in `dir`: its reading side, and its materializer, which resumes after the last commit.
+    /// Opens or creates the table in `dir`: its reading side, and its materializer, which resumes after the last checkpoint.
     ///
     /// # Errors
     /// [`Error::InvalidMapping`]; [`Error::Damaged`], [`Error::MappingChanged`] and [`Error::UnknownFormat`] ask for a rebuild;
@@ -101,12 +102,27 @@ impl DocumentTable {
         projection: DocumentProjection,
         options: DocumentOptions,
     ) -> Result<(Self, DocumentMaterializer), Error> {
+        Self::open_on(Arc::new(RealDisk), dir, mapping, projection, options)
+    }
+
+    /// Opens it on a disk that is given: for tests of what a crash leaves.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        mapping: Mapping,
+        projection: DocumentProjection,
+        options: DocumentOptions,
+    ) -> Result<(Self, DocumentMaterializer), Error> {
         mapping.validate()?;
-        let Opened { index, fields, next_offset, dynamic } = index::open(dir, &mapping)?;
+        let Opened { index, directory, right, fields, next_offset, dynamic } = index::open(dir, &mapping, disk)?;
         let reader = crate::materializer::open_reader(&index, dir, &options)?;
         let first = State { offset: next_offset, searcher: reader.searcher(), dynamic: Arc::new(dynamic) };
         let shared = Arc::new(Shared::new(mapping, fields, index, first.clone(), options.searchers_kept));
-        let materializer = DocumentMaterializer::open(Arc::clone(&shared), reader, dir, projection, options, first)?;
+        let files = Files { dir: dir.to_owned(), directory, right };
+        let materializer = DocumentMaterializer::open(Arc::clone(&shared), reader, files, projection, options, first)?;
         Ok((Self { shared }, materializer))
     }
 
