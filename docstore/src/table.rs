@@ -178,6 +178,12 @@ impl DocumentSnapshot {
         self.searcher.num_docs()
     }
 
+    /// Parts that the index is in: each costs a search a little.
+    #[must_use]
+    pub fn segments(&self) -> usize {
+        self.searcher.segment_readers().len()
+    }
+
     /// The document with this id, byte for byte.
     ///
     /// # Errors
