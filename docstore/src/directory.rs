@@ -11,7 +11,7 @@
 //!   It goes once a later save has finished.
 //! - After a failed write or sync of a save nothing is written any more: the kernel may have dropped the pages, and a second sync
 //!   that succeeds would promise what is lost.
-//! - Files in memory, also those being written, hold at most [`MEMORY_BYTES_MAX`]; each at most [`FILE_BYTES_MAX`].
+//! - Files in memory, also those being written, hold no more than the table's options allow; each a sixteenth of that.
 //! - `.managed.json`, tantivy's list of the files it may remove, is made from the durable `meta.json` and never written.
 //!
 //! # Concurrency
@@ -40,10 +40,8 @@ mod disk;
 
 pub use disk::{Disk, DiskFile, RealDisk};
 
-/// What all files in memory hold together.
-pub const MEMORY_BYTES_MAX: usize = 16 << 20;
-/// A longer file is written to the disk from its first byte on.
-pub const FILE_BYTES_MAX: usize = 1 << 20;
+/// The share of all memory that one file may take: a longer one is written to the disk from its first byte on.
+const FILES_IN_MEMORY_MIN: usize = 16;
 
 const META: &str = "meta.json";
 const MANAGED: &str = ".managed.json";
@@ -106,6 +104,8 @@ pub struct WriteRight {
 #[derive(Debug)]
 struct Inner {
     dir: PathBuf,
+    /// What all files in memory may hold together.
+    memory_bytes_max: usize,
     /// Reads what is on the disk.
     mapped: MmapDirectory,
     disk: Arc<dyn Disk>,
@@ -160,7 +160,7 @@ impl From<io::Error> for OpenError {
 
 impl FreshDirectory {
     /// Opens a folder for writing and removes what a crash left in it.
-    pub(crate) fn open(dir: &Path, disk: Arc<dyn Disk>) -> Result<(Self, WriteRight), OpenError> {
+    pub(crate) fn open(dir: &Path, disk: Arc<dyn Disk>, memory_bytes_max: usize) -> Result<(Self, WriteRight), OpenError> {
         let mapped = MmapDirectory::open(dir).map_err(io::Error::other)?;
         let lock = Arc::new(mapped.acquire_lock(&INDEX_WRITER_LOCK).map_err(OpenError::Lock)?);
         let durable = match mapped.atomic_read(Path::new(META)) {
@@ -188,7 +188,7 @@ impl FreshDirectory {
             durable_names: named.unwrap_or_default(),
             ..Books::default()
         };
-        let inner = Inner { dir: dir.to_owned(), mapped, disk, books: Mutex::new(books) };
+        let inner = Inner { dir: dir.to_owned(), memory_bytes_max, mapped, disk, books: Mutex::new(books) };
         Ok((Self { inner: Arc::new(inner) }, WriteRight { _lock: lock }))
     }
 
@@ -384,8 +384,9 @@ impl FreshWriter {
     }
 
     fn has_room(&self, bytes: usize) -> bool {
+        let max = self.inner.memory_bytes_max;
         let mut books = self.books();
-        let fits = self.memory.len() + bytes <= FILE_BYTES_MAX && books.memory_bytes + bytes <= MEMORY_BYTES_MAX;
+        let fits = self.memory.len() + bytes <= max / FILES_IN_MEMORY_MIN && books.memory_bytes + bytes <= max;
         if fits {
             books.memory_bytes += bytes;
         }

@@ -341,7 +341,7 @@ pub(crate) fn in_memory(
 }
 
 /// Opens or creates the index in `dir` and says up to where it holds the log.
-pub(crate) fn open(dir: &Path, mapping: &Mapping, disk: Arc<dyn Disk>) -> Result<Opened, Error> {
+pub(crate) fn open(dir: &Path, mapping: &Mapping, disk: Arc<dyn Disk>, fresh_bytes: usize) -> Result<Opened, Error> {
     let damaged = |detail: String| Error::Damaged { path: dir.to_owned(), detail };
     let names = fs::list(dir)?;
     let is_index = names.iter().any(|name| name == "meta.json");
@@ -351,7 +351,7 @@ pub(crate) fn open(dir: &Path, mapping: &Mapping, disk: Arc<dyn Disk>) -> Result
     }
     fs::create_dir(dir)?;
     let (schema, fields) = Fields::build(mapping);
-    let (directory, right) = FreshDirectory::open(dir, disk).map_err(|error| match error {
+    let (directory, right) = FreshDirectory::open(dir, disk, fresh_bytes).map_err(|error| match error {
         OpenError::Lock(LockError::LockBusy) => Error::Locked { path: dir.to_owned() },
         OpenError::Lock(error) => damaged(error.to_string()),
         OpenError::Io(error) => damaged(error.to_string()),

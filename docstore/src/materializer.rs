@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use logcore::materialize::{FinishCheckpoint, Materializer, Projection, Rejects, ViewError};
 use logcore::{Batch, Offset};
-use tantivy::indexer::LogMergePolicy;
+use tantivy::indexer::{IndexWriterOptions, LogMergePolicy};
 use tantivy::{Document, Index, IndexReader, IndexWriter, ReloadPolicy, SegmentReader, TantivyDocument};
 
 use crate::directory::{FreshDirectory, Save, WriteRight};
@@ -37,6 +37,11 @@ use crate::table::{DocumentOptions, Shared, State};
 
 /// The share of deleted documents at which a segment is rewritten.
 const DELETED_RATIO_MAX: f32 = 0.25;
+/// Segments below this are merged with one another, whatever their sizes: commits that only show a few documents make many. A
+/// larger figure means fewer segments and copies each document more often.
+const SMALL_SEGMENT_DOCUMENTS: u32 = 500;
+/// One for a large merge, one for the small ones meanwhile.
+const MERGE_THREADS: usize = 2;
 /// A queue that does not move for so long belongs to an indexing thread that died.
 const QUEUE_STALL: Duration = Duration::from_mins(2);
 /// What a document costs in the queue besides its text.
@@ -333,9 +338,15 @@ pub(crate) fn open_reader(index: &Index, dir: &Path, options: &DocumentOptions) 
 }
 
 fn open_writer(index: &Index, dir: &Path, options: &DocumentOptions) -> Result<IndexWriter<QueuedDocument>, Error> {
-    let writer = index.writer_with_num_threads(1, options.memory_bytes).map_err(writing("opening", dir))?;
+    let writing_options = IndexWriterOptions::builder()
+        .num_worker_threads(1)
+        .memory_budget_per_thread(options.memory_bytes)
+        .num_merge_threads(MERGE_THREADS)
+        .build();
+    let writer = index.writer_with_options(writing_options).map_err(writing("opening", dir))?;
     let mut policy = LogMergePolicy::default();
     policy.set_del_docs_ratio_before_merge(DELETED_RATIO_MAX);
+    policy.set_min_layer_size(SMALL_SEGMENT_DOCUMENTS);
     writer.set_merge_policy(Box::new(policy));
     Ok(writer)
 }

@@ -32,6 +32,8 @@ pub struct DocumentOptions {
     pub memory_bytes: usize,
     /// Bytes of documents that may wait for the indexing thread.
     pub queue_bytes: usize,
+    /// Bytes of the newest files that are kept in memory until a checkpoint; more goes to the disk, unsynced.
+    pub fresh_bytes: usize,
     /// Committed states that can still be read by offset: more for a view that is refreshed more often.
     pub searchers_kept: usize,
     /// With more segments than this, a commit waits for merges.
@@ -42,7 +44,14 @@ pub struct DocumentOptions {
 
 impl Default for DocumentOptions {
     fn default() -> Self {
-        Self { memory_bytes: 32 << 20, queue_bytes: 32 << 20, searchers_kept: 8, segments_max: 60, cache_blocks: 4 }
+        Self {
+            memory_bytes: 32 << 20,
+            queue_bytes: 32 << 20,
+            fresh_bytes: 16 << 20,
+            searchers_kept: 8,
+            segments_max: 60,
+            cache_blocks: 4,
+        }
     }
 }
 
@@ -117,7 +126,8 @@ impl DocumentTable {
         options: DocumentOptions,
     ) -> Result<(Self, DocumentMaterializer), Error> {
         mapping.validate()?;
-        let Opened { index, directory, right, fields, next_offset, dynamic } = index::open(dir, &mapping, disk)?;
+        let Opened { index, directory, right, fields, next_offset, dynamic } =
+            index::open(dir, &mapping, disk, options.fresh_bytes)?;
         let reader = crate::materializer::open_reader(&index, dir, &options)?;
         let first = State { offset: next_offset, searcher: reader.searcher(), dynamic: Arc::new(dynamic) };
         let shared = Arc::new(Shared::new(mapping, fields, index, first.clone(), options.searchers_kept));
