@@ -16,12 +16,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use logcore::Offset;
 use tantivy::query::{EnableScoring, Query, TermQuery, Weight};
-use tantivy::schema::{IndexRecordOption, Value};
-use tantivy::{DocAddress, DocSet, Index, Searcher, TERMINATED, TantivyDocument, TantivyError};
+use tantivy::schema::IndexRecordOption;
+use tantivy::{DocAddress, DocSet, Index, Searcher, TERMINATED, TantivyError};
 
 use crate::directory::{Disk, RealDisk};
 use crate::error::Error;
-use crate::index::{self, DynamicPaths, Fields, Opened};
+use crate::index::{self, DynamicPaths, Fields, Opened, Stored};
 use crate::mapping::Mapping;
 use crate::materializer::{DocumentMaterializer, DocumentProjection, Files};
 
@@ -50,7 +50,7 @@ impl Default for DocumentOptions {
             fresh_bytes: 16 << 20,
             searchers_kept: 8,
             segments_max: 60,
-            cache_blocks: 4,
+            cache_blocks: 16,
         }
     }
 }
@@ -200,7 +200,7 @@ impl DocumentSnapshot {
     /// When the index can't be read.
     pub fn get(&self, id: &str) -> Result<Option<Vec<u8>>, Error> {
         match self.address(id)? {
-            Some(address) => self.source(address).map(Some),
+            Some(address) => self.stored(address)?.source().map(Some),
             None => Ok(None),
         }
     }
@@ -226,16 +226,10 @@ impl DocumentSnapshot {
         Ok(None)
     }
 
-    /// The stored bytes of a document.
-    pub(crate) fn source(&self, address: DocAddress) -> Result<Vec<u8>, Error> {
-        source_bytes(&self.shared.fields, &self.searcher.doc(address)?)
+    /// What is stored of a document.
+    pub(crate) fn stored(&self, address: DocAddress) -> Result<Stored, Error> {
+        Ok(self.searcher.doc(address)?)
     }
-}
-
-/// The stored bytes out of a document of the store.
-pub(crate) fn source_bytes(fields: &Fields, document: &TantivyDocument) -> Result<Vec<u8>, Error> {
-    let source = document.get_first(fields.source).and_then(|value| value.as_bytes().map(<[u8]>::to_vec));
-    source.ok_or_else(|| corrupt("a document without its source"))
 }
 
 /// The index holds what this crate never writes.

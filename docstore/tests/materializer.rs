@@ -283,7 +283,12 @@ fn indexes_of_mappings_from_before_typed_fields_open_without_a_rebuild() {
     fs::write_atomic(&dir.path().join(".managed.json"), b"[\"meta.json\"]").unwrap();
     let mapping = r#"{"key":"","search":[{"path":"subject","analyzer":"standard"},{"path":"body","analyzer":"standard"},
         {"path":"author.name","analyzer":"standard"}],"facets":["author.name","tags","size","day"]}"#;
-    let mut fixture = Fixture::open(dir.path(), serde_json::from_str(mapping).unwrap());
+    let mapping: Mapping = serde_json::from_str(mapping).unwrap();
+    let mut fixture = Fixture::open(dir.path(), mapping.clone());
     fixture.put("1", &serde_json::json!({"subject": "torn", "size": 3}));
-    assert_eq!(fixture.commit().count(), 1);
+    let snapshot = fixture.save();
+    let found = common::search(&snapshot, serde_json::json!({"query": {"match": {"subject": "torn"}}})).unwrap();
+    assert_eq!(found.hits[0].id, "1", "from its column: ids were not stored then");
+    drop(fixture);
+    assert_eq!(Fixture::open(dir.path(), mapping).materializer.next_offset(), Offset::new(1));
 }

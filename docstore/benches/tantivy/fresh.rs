@@ -27,7 +27,7 @@ fn row(what: &str, mut times: Vec<Duration>) {
     println!("| {what} | {} | {:.2} | {:.2} | {:.2} |", times.len(), ms(0.5), ms(0.99), ms(1.0));
 }
 
-pub fn measure(input: &Input) {
+pub(crate) fn measure(input: &Input) {
     let dir = folder("headwater");
     let (table, mut materializer) = open(dir.path());
     index(&mut materializer, input);

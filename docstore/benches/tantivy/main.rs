@@ -49,8 +49,8 @@ impl Projection<Vec<SourceDocument>> for Plain {
 }
 
 /// The documents, as id and JSON.
-pub struct Input {
-    pub documents: Vec<(String, String)>,
+struct Input {
+    documents: Vec<(String, String)>,
 }
 
 impl Input {
@@ -64,7 +64,7 @@ impl Input {
     }
 }
 
-pub fn mapping() -> Mapping {
+fn mapping() -> Mapping {
     let field = |path: &str| SearchField { path: path.to_owned(), analyzer: Analyzer::Standard };
     Mapping {
         key: "commit".to_owned(),
@@ -74,7 +74,7 @@ pub fn mapping() -> Mapping {
     }
 }
 
-pub fn batch(base: Offset, documents: &[(String, String)]) -> Batch {
+fn batch(base: Offset, documents: &[(String, String)]) -> Batch {
     let mut builder = BatchBuilder::new();
     for (id, json) in documents {
         builder.push(&NewRecord { key: Some(id.as_bytes()), value: Some(json.as_bytes()), ..NewRecord::default() });
@@ -84,17 +84,17 @@ pub fn batch(base: Offset, documents: &[(String, String)]) -> Batch {
     Batch::open(&raw.into()).unwrap()
 }
 
-pub fn open(dir: &std::path::Path) -> (DocumentTable, DocumentMaterializer) {
+fn open(dir: &std::path::Path) -> (DocumentTable, DocumentMaterializer) {
     DocumentTable::open(dir, mapping(), Box::new(Plain), DocumentOptions::default()).unwrap()
 }
 
-pub fn folder(name: &str) -> tempfile::TempDir {
+fn folder(name: &str) -> tempfile::TempDir {
     let parent = std::env::var_os("HEADWATER_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
     tempfile::Builder::new().prefix(name).tempdir_in(parent).unwrap()
 }
 
 /// Indexes everything and makes it durable; how long it took.
-pub fn index(materializer: &mut DocumentMaterializer, input: &Input) -> Duration {
+fn index(materializer: &mut DocumentMaterializer, input: &Input) -> Duration {
     let mut base = Offset::ZERO;
     let mut batches = Vec::new();
     for part in input.documents.chunks(BATCH) {
@@ -109,7 +109,7 @@ pub fn index(materializer: &mut DocumentMaterializer, input: &Input) -> Duration
     started.elapsed()
 }
 
-pub fn percentile(sorted: &[Duration], share: f64) -> Duration {
+fn percentile(sorted: &[Duration], share: f64) -> Duration {
     sorted[((sorted.len() - 1) as f64 * share).round() as usize]
 }
 

@@ -11,7 +11,7 @@ use tantivy::{Index, TantivyDocument};
 use crate::{Input, folder, open};
 
 /// What the standard analyzer does.
-pub fn register_analyzer(index: &Index) {
+pub(crate) fn register_analyzer(index: &Index) {
     let analyzer =
         TextAnalyzer::builder(SimpleTokenizer::default()).filter(RemoveLongFilter::limit(256)).filter(LowerCaser).build();
     index.tokenizers().register(&Analyzer::Standard.name(), analyzer);
@@ -66,7 +66,7 @@ impl Fields {
 }
 
 /// Indexes everything and makes it durable; how long it took.
-pub fn index(input: &Input) -> Duration {
+pub(crate) fn index(input: &Input) -> Duration {
     let schema_dir = folder("schema");
     drop(open(schema_dir.path()));
     let made = Index::open_in_dir(schema_dir.path()).unwrap();

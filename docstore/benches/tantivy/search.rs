@@ -205,7 +205,7 @@ fn check(case: &Case, snapshot: &DocumentSnapshot, plain: &Plain) {
     }
 }
 
-pub fn compare(input: &Input) {
+pub(crate) fn compare(input: &Input) {
     let dir = folder("headwater");
     let (_, mut materializer) = open(dir.path());
     index(&mut materializer, input);
