@@ -141,14 +141,15 @@ fn showing_takes_half_of_the_time_at_most_however_many_wait() {
     let options = TaskOptions { refresh: Some(Duration::ZERO), ..TaskOptions::default() };
     let task = attach(&driver, &partition, view, dir.path(), options);
     let is_done = Arc::new(AtomicBool::new(false));
-    let producer = std::thread::spawn({
+    let produce = {
         let (partition, is_done) = (Arc::clone(&partition), Arc::clone(&is_done));
         move || {
             while !is_done.load(Ordering::Acquire) {
                 append(&partition);
             }
         }
-    });
+    };
+    let producer = thread::spawn("producer", produce).expect("a thread");
     for _ in 0..30 {
         wait(&task, append(&partition));
     }
@@ -173,10 +174,8 @@ fn what_is_waited_for_is_shown_exactly_also_by_a_view_that_has_just_shown_someth
     let task = attach(&driver, &partition, view, dir.path(), options);
     for _ in 0..20 {
         let ends = [append(&partition), append(&partition), append(&partition)];
-        let waiter = std::thread::spawn({
-            let task = Arc::clone(&task);
-            move || wait(&task, ends[1])
-        });
+        let waiting = Arc::clone(&task);
+        let waiter = thread::spawn("waiter", move || wait(&waiting, ends[1])).expect("a thread");
         until("waiting", || task.wanted.load(Ordering::Acquire) == ends[1].value());
         (0..ends.len()).for_each(|_| permit.send(()).expect("the view takes it"));
         waiter.join().expect("it is shown");
