@@ -40,6 +40,8 @@ const DELETED_RATIO_MAX: f32 = 0.25;
 /// Segments below this are merged with one another, whatever their sizes: commits that only show a few documents make many. A
 /// larger figure means fewer segments and copies each document more often.
 const SMALL_SEGMENT_DOCUMENTS: u32 = 500;
+/// Segments whose sizes are within this power of two are merged with one another.
+const LEVEL_LOG_SIZE: f64 = 1.5;
 /// One for a large merge, one for the small ones meanwhile.
 const MERGE_THREADS: usize = 2;
 /// A queue that does not move for so long belongs to an indexing thread that died.
@@ -347,6 +349,7 @@ fn open_writer(index: &Index, dir: &Path, options: &DocumentOptions) -> Result<I
     let mut policy = LogMergePolicy::default();
     policy.set_del_docs_ratio_before_merge(DELETED_RATIO_MAX);
     policy.set_min_layer_size(SMALL_SEGMENT_DOCUMENTS);
+    policy.set_level_log_size(LEVEL_LOG_SIZE);
     writer.set_merge_policy(Box::new(policy));
     Ok(writer)
 }

@@ -1,15 +1,22 @@
-//! How soon a document is found: what a visible commit costs, and how old documents are when they show.
+//! How soon a document is found: what a visible commit costs, how old documents are when they show, and the whole way from an
+//! append to the log until a reader finds it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use docstore::DocumentMaterializer;
-use logcore::materialize::{Materializer, Rejects};
+use logcore::materialize::{Driver, DriverOptions, Materializer, Rejects, Task, TaskOptions};
+use logcore::{BatchBuilder, Compression, Log, LogOptions, NewRecord, Offset, Partition, PartitionRef, Proposal, StreamId};
 
 use crate::{Input, batch, folder, index, open, percentile};
 
 const A_SECOND: u64 = 2_000;
 const SECONDS: u64 = 10;
 const REFRESH: Duration = Duration::from_millis(20);
+/// Documents in one append.
+const APPENDED: u64 = 10;
+/// Often enough that several checkpoints fall into the time measured.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(3);
 
 fn apply(materializer: &mut DocumentMaterializer, documents: &[(String, String)]) {
     let batch = batch(materializer.next_offset(), documents);
@@ -76,4 +83,88 @@ pub(crate) fn measure(input: &Input) {
     }
     row("a checkpoint after 200 visible commits", saves);
     println!("\nSegments at most: {segments}\n");
+}
+
+fn append(partition: &Partition, documents: &[(String, String)]) -> Offset {
+    let mut builder = BatchBuilder::new();
+    for (id, json) in documents {
+        builder.push(&NewRecord { key: Some(id.as_bytes()), value: Some(json.as_bytes()), ..NewRecord::default() });
+    }
+    let proposal = Proposal::from_records(builder, Compression::None).unwrap();
+    partition.try_append(proposal).unwrap().wait().unwrap().end_offset()
+}
+
+/// Appends at a steady rate; what was appended, and when it was acknowledged.
+fn produce(partition: &Partition, input: &Input, from: u64, mut appended: impl FnMut(Offset, Instant)) {
+    let started = Instant::now();
+    for n in 0..A_SECOND * SECONDS / APPENDED {
+        let due = Duration::from_micros(n * APPENDED * 1_000_000 / A_SECOND);
+        std::thread::sleep(due.saturating_sub(started.elapsed()));
+        let documents: Vec<_> = (0..APPENDED).map(|at| fresh_document(input, from + n * APPENDED + at)).collect();
+        let end = append(partition, &documents);
+        appended(end, Instant::now());
+    }
+}
+
+async fn found(task: &Task, end: Offset) {
+    task.visible_to(end, Instant::now() + Duration::from_secs(60)).await.unwrap();
+}
+
+/// From the acknowledgement of an append until its documents are found, through the log and its driver.
+pub(crate) fn through_the_log(input: &Input) {
+    let dir = folder("headwater");
+    let log = Log::open(&dir.path().join("log"), LogOptions::default()).unwrap();
+    let partition = log.open_partition(PartitionRef::new(StreamId::FIRST_USER, 0)).unwrap();
+    let driver = Driver::start(DriverOptions { checkpoint_interval: CHECKPOINT_INTERVAL, ..DriverOptions::default() }).unwrap();
+    let view = dir.path().join("view");
+    let (_table, materializer) = open(&view);
+    let options = TaskOptions { refresh: Some(REFRESH), ..TaskOptions::default() };
+    let task: Arc<Task> = driver.attach("documents", &partition, Box::new(materializer), &view, options).unwrap();
+    let mut end = Offset::ZERO;
+    for part in input.documents.chunks(500) {
+        end = append(&partition, part);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(found(&task, end));
+    println!(
+        "| from append to found, ms, {A_SECOND} documents/s | times | p50 | p99 | max |\n| --- | ---: | ---: | ---: | ---: |"
+    );
+    let runs = [
+        ("a reader waits for each append, merges of the load under way", true),
+        ("shown by a refresh of 20 ms", false),
+        ("a reader waits for each append", true),
+    ];
+    for (what, waits) in runs {
+        let (send, appended) = std::sync::mpsc::channel::<(Offset, Instant)>();
+        let times = std::thread::scope(|scope| {
+            let (task, runtime) = (&task, &runtime);
+            let watching = scope.spawn(move || {
+                let mut times = Vec::new();
+                let mut tasks = Vec::new();
+                for (end, since) in appended {
+                    let task = Arc::clone(task);
+                    if waits {
+                        tasks.push(runtime.spawn(async move {
+                            found(&task, end).await;
+                            since.elapsed()
+                        }));
+                        continue;
+                    }
+                    while task.visible() < end {
+                        std::thread::sleep(Duration::from_micros(300));
+                    }
+                    times.push(since.elapsed());
+                }
+                times.extend(tasks.into_iter().map(|task| runtime.block_on(task).unwrap()));
+                times
+            });
+            let from = task.applied().value();
+            produce(&partition, input, from, |end, at| send.send((end, at)).unwrap());
+            drop(send);
+            watching.join().unwrap()
+        });
+        row(what, times);
+    }
+    println!();
+    driver.stop();
 }

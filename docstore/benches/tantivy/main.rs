@@ -147,5 +147,6 @@ fn main() {
     }
     if wanted("fresh") {
         fresh::measure(&input);
+        fresh::through_the_log(&input);
     }
 }
