@@ -11,7 +11,8 @@
 //!   It goes once a later save has finished.
 //! - After a failed write or sync of a save nothing is written any more: the kernel may have dropped the pages, and a second sync
 //!   that succeeds would promise what is lost.
-//! - Files in memory, also those being written, hold no more than the table's options allow; each a sixteenth of that.
+//! - Files in memory, also those being written, hold no more than the table's options allow; each a sixteenth of that. Searchers
+//!   keep those that they opened until the next ones take their places.
 //! - `.managed.json`, tantivy's list of the files it may remove, is made from the durable `meta.json` and never written.
 //!
 //! # Concurrency
@@ -248,8 +249,8 @@ impl Save {
         books.durable = Some(std::mem::take(&mut self.meta));
         books.durable_names = saved;
         // From here on they are read from the disk. One that is not there was removed meanwhile, and counts as doomed.
-        for (path, bytes) in self.memory {
-            if books.memory.remove(&path).is_some() {
+        for (path, bytes) in &self.memory {
+            if books.memory.remove(path).is_some() {
                 books.memory_bytes -= bytes.len();
             }
         }
@@ -277,6 +278,16 @@ impl Save {
         }
         disk.sync_dir(dir)?;
         disk.replace(&dir.join(META), &self.meta)
+    }
+}
+
+impl Drop for Save {
+    /// One that was given up took the handles of its files with it: whether they are durable can't be said any more.
+    fn drop(&mut self) {
+        let mut books = self.directory.books();
+        if books.saving.take().is_some() {
+            books.failure.get_or_insert_with(|| "making it durable was given up".to_owned());
+        }
     }
 }
 

@@ -29,6 +29,9 @@ fn fresh_document(input: &Input, n: u64) -> (String, String) {
 }
 
 fn row(what: &str, mut times: Vec<Duration>) {
+    if times.is_empty() {
+        return;
+    }
     times.sort();
     let ms = |share: f64| percentile(&times, share).as_secs_f64() * 1e3;
     println!("| {what} | {} | {:.2} | {:.2} | {:.2} |", times.len(), ms(0.5), ms(0.99), ms(1.0));
@@ -46,9 +49,15 @@ pub(crate) fn measure(input: &Input) {
         n += 1;
         let started = Instant::now();
         materializer.make_visible().unwrap();
-        alone.push(started.elapsed());
+        alone.push((table.snapshot().segments(), started.elapsed()));
     }
-    row("a visible commit of one document", alone);
+    let among = |from: usize, to: usize| {
+        alone.iter().filter(move |(segments, _)| (from..to).contains(segments)).map(|(_, time)| *time).collect()
+    };
+    row("a visible commit of one document", among(0, usize::MAX));
+    row("of these with less than 6 segments", among(0, 6));
+    row("of these with 6 to 11 segments", among(6, 12));
+    row("of these with 12 segments and more", among(12, usize::MAX));
 
     let (mut commits, mut ages, mut saves) = (Vec::new(), Vec::new(), Vec::new());
     let started = Instant::now();
