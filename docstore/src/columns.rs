@@ -18,9 +18,10 @@ use tantivy::store::StoreReader;
 use tantivy::{DocId, DocSet, SegmentReader, TERMINATED, Term};
 
 use crate::error::Error;
+use crate::index::Stored;
 use crate::mapping::column_text;
 use crate::scan::ScanColumn;
-use crate::table::{Shared, corrupt, source_bytes};
+use crate::table::{Shared, corrupt};
 
 /// Where a column's text comes from.
 enum Column<'a> {
@@ -34,7 +35,7 @@ enum Column<'a> {
 /// Reads the columns of a projection, one document after the other.
 pub(crate) struct RowReader<'a> {
     columns: Vec<Column<'a>>,
-    document: Document<'a>,
+    document: Document,
     buffer: String,
 }
 
@@ -44,7 +45,7 @@ impl<'a> RowReader<'a> {
         let columns: Vec<Column<'a>> =
             projection.iter().map(|column| Column::open(shared, segment, column)).collect::<Result<_, _>>()?;
         let store = if columns.iter().any(Column::may_read_documents) { Some(segment.get_store_reader(1)?) } else { None };
-        let document = Document { shared, store, doc: TERMINATED, json: None, value: None };
+        let document = Document { store, doc: TERMINATED, json: None, value: None };
         Ok(Self { columns, document, buffer: String::new() })
     }
 
@@ -113,19 +114,18 @@ impl<'a> Column<'a> {
 }
 
 /// The document a reader stands on, read and parsed when first asked for.
-struct Document<'a> {
-    shared: &'a Shared,
+struct Document {
     store: Option<StoreReader>,
     doc: DocId,
     json: Option<String>,
     value: Option<Value>,
 }
 
-impl Document<'_> {
+impl Document {
     fn json(&mut self) -> Result<&str, Error> {
         if self.json.is_none() {
             let store = self.store.as_ref().expect("opened for columns that read documents");
-            let bytes = source_bytes(&self.shared.fields, &store.get(self.doc)?)?;
+            let bytes = Stored::read(store, self.doc)?.source()?;
             self.json = Some(String::from_utf8(bytes).map_err(|_| corrupt("a document that is not UTF-8"))?);
         }
         Ok(self.json.as_deref().expect("just read"))

@@ -7,8 +7,8 @@
 //!
 //! | field | kind | for |
 //! | --- | --- | --- |
-//! | `_id` | keyword, fast | upserts, point reads, the `_id` column |
-//! | `_source` | stored bytes, lz4 blocks | the document as it came, once |
+//! | `_id` | keyword, fast, stored (not in the first indexes) | upserts, point reads, the `_id` column, hits |
+//! | `_source` | stored bytes, lz4 blocks of 4 KiB | the document as it came, once |
 //! | `_offset` | u64, fast | the record it came from |
 //! | `_fields` | keywords | `has:path` when a value is there, `mixed:path` when the facet does not tell the column |
 //! | `t:path` | text with positions | a search field |
@@ -17,15 +17,18 @@
 //! | `_dynamic`, `_overflow` | JSON | with `dynamic`: paths the mapping does not name, see `dynamic` |
 //!
 //! # Crash safety
-//! A folder without segments is created anew; any other folder must have a readable `meta.json` of this mapping.
+//! A folder without segments is created anew, durably; any other folder must have a readable `meta.json` of this mapping. What of it
+//! is on the disk and what is not yet: [`crate::directory`].
 
 use std::path::Path;
+use std::sync::Arc;
 
 use logcore::Offset;
 use logcore::sys::fs;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tantivy::directory::{MmapDirectory, RamDirectory};
+use tantivy::directory::RamDirectory;
+use tantivy::directory::error::LockError;
 use tantivy::schema::{
     BytesOptions, DateOptions, DateTimePrecision, FAST, Field, IndexRecordOption, IpAddrOptions, NumericOptions, Schema,
     SchemaBuilder, TextFieldIndexing, TextOptions,
@@ -33,17 +36,24 @@ use tantivy::schema::{
 use tantivy::tokenizer::TokenizerManager;
 use tantivy::{Index, IndexSettings, SingleSegmentIndexWriter, TantivyDocument, TantivyError, Term};
 
+use crate::directory::{Disk, FreshDirectory, OpenError, Save, WriteRight};
 use crate::error::Error;
 use crate::mapping::{Analyzer, FACET_BYTES_MAX, FieldKind, Mapping, is_plain, scalar_text, split_path, visit_values};
 
 mod dynamic;
+mod stored;
 pub(crate) mod values;
 
 pub(crate) use dynamic::{DynamicFields, DynamicPaths};
+pub(crate) use stored::Stored;
 use values::{Number, parse_date};
 
 /// The version of the payload and of the fields above.
 const FORMAT: u32 = 1;
+
+/// Documents are compressed together up to this: a hit unpacks that much. A quarter of tantivy's own figure halves what a search of
+/// ten small documents takes; it is written down in the index.
+const STORE_BLOCK_BYTES: usize = 4096;
 
 /// What a commit's payload says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,6 +178,14 @@ pub(crate) struct PathFields {
     pub facet: Option<FacetFields>,
 }
 
+/// Where hits find their ids.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum IdsIn {
+    Store,
+    /// As in the first indexes.
+    Column,
+}
+
 /// All fields of the index.
 #[derive(Clone, Debug)]
 pub(crate) struct Fields {
@@ -183,10 +201,12 @@ pub(crate) struct Fields {
 
 impl Fields {
     /// Lays out the index for a mapping that was validated.
-    pub(crate) fn build(mapping: &Mapping) -> (Schema, Self) {
+    pub(crate) fn build(mapping: &Mapping, ids: IdsIn) -> (Schema, Self) {
         let mut schema = Schema::builder();
+        let id = keyword().set_fast("raw");
+        let id = if ids == IdsIn::Store { id.set_stored() } else { id };
         let mut fields = Self {
-            id: schema.add_text_field("_id", keyword().set_fast("raw")),
+            id: schema.add_text_field("_id", id),
             source: schema.add_bytes_field("_source", BytesOptions::default().set_stored()),
             offset: schema.add_u64_field("_offset", FAST),
             presence: schema.add_text_field("_fields", keyword()),
@@ -319,6 +339,8 @@ fn analyzers(mapping: &Mapping) -> TokenizerManager {
 /// An index as it was found.
 pub(crate) struct Opened {
     pub index: Index,
+    pub directory: FreshDirectory,
+    pub right: WriteRight,
     pub fields: Fields,
     pub next_offset: Offset,
     pub dynamic: DynamicPaths,
@@ -329,32 +351,38 @@ pub(crate) fn in_memory(
     mapping: &Mapping,
     memory_bytes: usize,
 ) -> Result<(SingleSegmentIndexWriter<TantivyDocument>, Fields), TantivyError> {
-    let (schema, fields) = Fields::build(mapping);
+    let (schema, fields) = Fields::build(mapping, IdsIn::Store);
     let builder = Index::builder().schema(schema).tokenizers(analyzers(mapping));
     Ok((builder.single_segment_index_writer(RamDirectory::create(), memory_bytes)?, fields))
 }
 
 /// Opens or creates the index in `dir` and says up to where it holds the log.
-pub(crate) fn open(dir: &Path, mapping: &Mapping) -> Result<Opened, Error> {
+pub(crate) fn open(dir: &Path, mapping: &Mapping, disk: Arc<dyn Disk>, fresh_bytes: usize) -> Result<Opened, Error> {
     let damaged = |detail: String| Error::Damaged { path: dir.to_owned(), detail };
     let names = fs::list(dir)?;
     let is_index = names.iter().any(|name| name == "meta.json");
-    if !is_index && let Some(name) = names.iter().find(|name| !name.starts_with('.')) {
+    // `meta.tmp`: a crash while the index was created.
+    if !is_index && let Some(name) = names.iter().find(|name| !name.starts_with('.') && *name != "meta.tmp") {
         return Err(damaged(format!("it has `{name}` but no `meta.json`")));
     }
     fs::create_dir(dir)?;
-    let (schema, fields) = Fields::build(mapping);
-    let directory = MmapDirectory::open(dir).map_err(|error| damaged(error.to_string()))?;
-    let mut index = if is_index {
-        Index::open(directory).map_err(|error| damaged(error.to_string()))?
+    let (schema, fields) = Fields::build(mapping, IdsIn::Store);
+    let (directory, right) = FreshDirectory::open(dir, disk, fresh_bytes).map_err(|error| match error {
+        OpenError::Lock(LockError::LockBusy) => Error::Locked { path: dir.to_owned() },
+        OpenError::Lock(error) => damaged(error.to_string()),
+        OpenError::Io(error) => damaged(error.to_string()),
+    })?;
+    let mut index = if directory.has_index() {
+        Index::open(directory.clone()).map_err(|error| damaged(error.to_string()))?
     } else {
-        Index::create(directory, schema.clone(), IndexSettings::default()).map_err(|source| Error::Writing {
-            operation: "creating",
-            path: dir.to_owned(),
-            source,
-        })?
+        let settings = IndexSettings { docstore_blocksize: STORE_BLOCK_BYTES, ..IndexSettings::default() };
+        let created = Index::create(directory.clone(), schema.clone(), settings);
+        let created = created.map_err(writing("creating", dir))?;
+        let saved = directory.begin_save().and_then(|save| save.map_or(Ok(()), Save::finish));
+        saved.map_err(|error| writing("creating", dir)(error.into()))?;
+        created
     };
-    if index.schema() != schema {
+    if index.schema() != schema && index.schema() != Fields::build(mapping, IdsIn::Column).0 {
         return Err(Error::MappingChanged { path: dir.to_owned(), detail: schema_difference(&index.schema(), &schema) });
     }
     index.set_tokenizers(analyzers(mapping));
@@ -371,7 +399,7 @@ pub(crate) fn open(dir: &Path, mapping: &Mapping) -> Result<Opened, Error> {
             (checkpoint.next_offset, checkpoint.dynamic.unwrap_or_default())
         }
     };
-    Ok(Opened { index, fields, next_offset, dynamic })
+    Ok(Opened { index, directory, right, fields, next_offset, dynamic })
 }
 
 fn schema_difference(found: &Schema, wanted: &Schema) -> String {

@@ -6,7 +6,8 @@
 //!
 //! # The way of a document
 //! `Driver` → [`DocumentMaterializer`] (projection, last version per id) → [`index`] (fields) → tantivy's writer → a commit that
-//! carries the offset → [`DocumentTable`] (the newest searchers with their offsets).
+//! carries the offset → [`DocumentTable`] (the newest searchers with their offsets). Commits are searchable at once and become
+//! durable at checkpoints: [`directory`].
 //!
 //! # The way of a query
 //! [`SearchRequest`] or [`ScanFilter`] → [`query`] ([`text`] parses what people type) → a tantivy query → [`search`] (hits,
@@ -25,6 +26,7 @@
 
 mod aggregations;
 mod columns;
+pub mod directory;
 pub mod error;
 pub mod highlight;
 pub mod index;

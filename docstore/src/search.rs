@@ -20,6 +20,7 @@ use tantivy::{DocAddress, Score};
 use crate::aggregations;
 use crate::error::Error;
 use crate::highlight::Highlighter;
+use crate::index::Stored;
 use crate::mapping::{scalar_text, split_path, visit_values};
 use crate::query::{Compiler, Marks};
 use crate::request::{self, HITS_MAX, Highlight, SearchRequest};
@@ -120,7 +121,9 @@ impl DocumentSnapshot {
         let mut hits = Vec::with_capacity(found.hits.len());
         let mut bytes = 0;
         for FoundHit { score, sort, address } in found.hits {
-            let (doc, highlight) = self.show(address, paths.as_deref(), highlighters.as_deref_mut())?;
+            let mut stored = self.stored(address)?;
+            let id = stored.id.take();
+            let (doc, highlight) = show(stored, paths.as_deref(), highlighters.as_deref_mut())?;
             bytes += doc.get().len();
             if bytes > RESPONSE_BYTES_MAX {
                 let hint = "ask for fewer hits, or only for some `fields`";
@@ -131,7 +134,8 @@ impl DocumentSnapshot {
                 });
             }
             let explanation = request.explain.then(|| self.explain(&*query, address)).transpose()?;
-            hits.push(Hit { id: ids.of(address)?, score, doc, highlight, sort, explanation });
+            let id = id.map_or_else(|| ids.of(address), Ok)?;
+            hits.push(Hit { id, score, doc, highlight, sort, explanation });
         }
         let suggest = request.suggest.iter().map(|(name, suggest)| Ok((name.clone(), self.suggest(suggest)?)));
         let suggest = suggest.collect::<Result<_, Error>>()?;
@@ -193,7 +197,15 @@ impl DocumentSnapshot {
         (facets, aggs): Aggregators,
         hit: impl Fn((K, DocAddress)) -> FoundHit,
     ) -> Result<Found, Error> {
-        let (hits, total, facets, aggs) = self.searcher.search(query, &(top, Count, facets, aggs))?;
+        let (hits, total, facets, aggs) = match (top, facets, aggs) {
+            // Without looking at every document, where the index knows the number.
+            (None, None, None) => (None, self.searcher.search(query, &Count)?, None, None),
+            (Some(top), None, None) => {
+                let (hits, total) = self.searcher.search(query, &(top, Count))?;
+                (Some(hits), total, None, None)
+            }
+            (top, facets, aggs) => self.searcher.search(query, &(top, Count, facets, aggs))?,
+        };
         Ok(Found {
             hits: hits.unwrap_or_default().into_iter().map(hit).collect(),
             total: total as u64,
@@ -201,42 +213,41 @@ impl DocumentSnapshot {
             aggs: aggs.as_ref().map(aggregations::to_value).transpose()?.unwrap_or_else(|| Value::Object(Map::new())),
         })
     }
+}
 
-    /// The document of a hit as it is shown, with its highlights.
-    #[allow(clippy::type_complexity, reason = "a pair that goes into a hit at once")]
-    fn show(
-        &self,
-        address: DocAddress,
-        paths: Option<&[Vec<String>]>,
-        highlighters: Option<&mut [(String, Vec<String>, Highlighter)]>,
-    ) -> Result<(Box<RawValue>, Option<BTreeMap<String, Vec<String>>>), Error> {
-        let json = String::from_utf8(self.source(address)?).map_err(|_| corrupt("a document that is not UTF-8"))?;
-        let value = match (paths, &highlighters) {
-            (None, None) => Value::Null,
-            _ => serde_json::from_str(&json).map_err(|_| corrupt("a document that is not JSON"))?,
-        };
-        let highlight = highlighters.map(|highlighters| {
-            let mut passages = BTreeMap::new();
-            for (name, path, highlighter) in highlighters {
-                let mut of_field = Vec::new();
-                visit_values(&value, path, &mut |scalar| {
-                    of_field.extend(scalar_text(scalar).into_iter().flat_map(|text| highlighter.passages(&text)));
-                });
-                if !of_field.is_empty() {
-                    passages.insert(name.clone(), of_field);
-                }
+/// The document of a hit as it is shown, with its highlights.
+#[allow(clippy::type_complexity, reason = "a pair that goes into a hit at once")]
+fn show(
+    stored: Stored,
+    paths: Option<&[Vec<String>]>,
+    highlighters: Option<&mut [(String, Vec<String>, Highlighter)]>,
+) -> Result<(Box<RawValue>, Option<BTreeMap<String, Vec<String>>>), Error> {
+    let json = String::from_utf8(stored.source()?).map_err(|_| corrupt("a document that is not UTF-8"))?;
+    let value = match (paths, &highlighters) {
+        (None, None) => Value::Null,
+        _ => serde_json::from_str(&json).map_err(|_| corrupt("a document that is not JSON"))?,
+    };
+    let highlight = highlighters.map(|highlighters| {
+        let mut passages = BTreeMap::new();
+        for (name, path, highlighter) in highlighters {
+            let mut of_field = Vec::new();
+            visit_values(&value, path, &mut |scalar| {
+                of_field.extend(scalar_text(scalar).into_iter().flat_map(|text| highlighter.passages(&text)));
+            });
+            if !of_field.is_empty() {
+                passages.insert(name.clone(), of_field);
             }
-            passages
-        });
-        let json = match paths {
-            None => json,
-            Some(paths) => only(&value, &paths.iter().map(Vec::as_slice).collect::<Vec<_>>())
-                .unwrap_or_else(|| Map::new().into())
-                .to_string(),
-        };
-        let doc = RawValue::from_string(json).map_err(|_| corrupt("a document that is not JSON"))?;
-        Ok((doc, highlight))
-    }
+        }
+        passages
+    });
+    let json = match paths {
+        None => json,
+        Some(paths) => {
+            only(&value, &paths.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap_or_else(|| Map::new().into()).to_string()
+        }
+    };
+    let doc = RawValue::from_string(json).map_err(|_| corrupt("a document that is not JSON"))?;
+    Ok((doc, highlight))
 }
 
 /// The parts of a document under some paths, in their places; arrays are looked through.

@@ -8,7 +8,7 @@
 //!
 //! # Concurrency
 //! [`DocumentTable`] is shared freely; the lock is held only to push or clone a pair. A snapshot keeps the files of its segments
-//! alive for as long as it lives.
+//! alive for as long as it lives, those in memory too.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -17,13 +17,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use logcore::Offset;
 use tantivy::columnar::ColumnType;
 use tantivy::query::{EnableScoring, Query, TermQuery, Weight};
-use tantivy::schema::{IndexRecordOption, Value};
-use tantivy::{DocAddress, DocSet, Index, Searcher, TERMINATED, TantivyDocument, TantivyError};
+use tantivy::schema::IndexRecordOption;
+use tantivy::{DocAddress, DocSet, Index, Searcher, TERMINATED, TantivyError};
 
+use crate::directory::{Disk, RealDisk};
 use crate::error::Error;
-use crate::index::{self, DynamicPaths, Fields, Opened};
+use crate::index::{self, DynamicPaths, Fields, Opened, Stored};
 use crate::mapping::Mapping;
-use crate::materializer::{DocumentMaterializer, DocumentProjection};
+use crate::materializer::{DocumentMaterializer, DocumentProjection, Files};
 
 /// How a table uses memory.
 #[derive(Clone, Copy, Debug)]
@@ -32,9 +33,11 @@ pub struct DocumentOptions {
     pub memory_bytes: usize,
     /// Bytes of documents that may wait for the indexing thread.
     pub queue_bytes: usize,
-    /// Committed states that can still be read by offset.
+    /// Bytes of the newest files that are kept in memory until a checkpoint; more goes to the disk, unsynced.
+    pub fresh_bytes: usize,
+    /// Committed states that can still be read by offset: more for a view that is refreshed more often.
     pub searchers_kept: usize,
-    /// With more segments than this, a checkpoint waits for merges.
+    /// With more segments than this, a commit waits for merges.
     pub segments_max: usize,
     /// Decompressed blocks of documents a searcher caches, for each segment.
     pub cache_blocks: usize,
@@ -42,7 +45,14 @@ pub struct DocumentOptions {
 
 impl Default for DocumentOptions {
     fn default() -> Self {
-        Self { memory_bytes: 32 << 20, queue_bytes: 32 << 20, searchers_kept: 8, segments_max: 60, cache_blocks: 4 }
+        Self {
+            memory_bytes: 32 << 20,
+            queue_bytes: 32 << 20,
+            fresh_bytes: 16 << 20,
+            searchers_kept: 8,
+            segments_max: 60,
+            cache_blocks: 16,
+        }
     }
 }
 
@@ -91,7 +101,7 @@ pub struct DocumentTable {
 }
 
 impl DocumentTable {
-    /// Opens or creates the table in `dir`: its reading side, and its materializer, which resumes after the last commit.
+    /// Opens or creates the table in `dir`: its reading side, and its materializer, which resumes after the last checkpoint.
     ///
     /// # Errors
     /// [`Error::InvalidMapping`]; [`Error::Damaged`], [`Error::MappingChanged`] and [`Error::UnknownFormat`] ask for a rebuild;
@@ -102,12 +112,28 @@ impl DocumentTable {
         projection: DocumentProjection,
         options: DocumentOptions,
     ) -> Result<(Self, DocumentMaterializer), Error> {
+        Self::open_on(Arc::new(RealDisk), dir, mapping, projection, options)
+    }
+
+    /// Opens it on a disk that is given: for tests of what a crash leaves.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        mapping: Mapping,
+        projection: DocumentProjection,
+        options: DocumentOptions,
+    ) -> Result<(Self, DocumentMaterializer), Error> {
         mapping.validate()?;
-        let Opened { index, fields, next_offset, dynamic } = index::open(dir, &mapping)?;
+        let Opened { index, directory, right, fields, next_offset, dynamic } =
+            index::open(dir, &mapping, disk, options.fresh_bytes)?;
         let reader = crate::materializer::open_reader(&index, dir, &options)?;
         let first = State { offset: next_offset, searcher: reader.searcher(), dynamic: Arc::new(dynamic) };
         let shared = Arc::new(Shared::new(mapping, fields, index, first.clone(), options.searchers_kept));
-        let materializer = DocumentMaterializer::open(Arc::clone(&shared), reader, dir, projection, options, first)?;
+        let files = Files { dir: dir.to_owned(), directory, right };
+        let materializer = DocumentMaterializer::open(Arc::clone(&shared), reader, files, projection, options, first)?;
         Ok((Self { shared }, materializer))
     }
 
@@ -180,13 +206,19 @@ impl DocumentSnapshot {
         self.searcher.num_docs()
     }
 
+    /// Parts that the index is in: each costs a search a little.
+    #[must_use]
+    pub fn segments(&self) -> usize {
+        self.searcher.segment_readers().len()
+    }
+
     /// The document with this id, byte for byte.
     ///
     /// # Errors
     /// When the index can't be read.
     pub fn get(&self, id: &str) -> Result<Option<Vec<u8>>, Error> {
         match self.address(id)? {
-            Some(address) => self.source(address).map(Some),
+            Some(address) => self.stored(address)?.source().map(Some),
             None => Ok(None),
         }
     }
@@ -256,16 +288,10 @@ impl DocumentSnapshot {
         Ok(None)
     }
 
-    /// The stored bytes of a document.
-    pub(crate) fn source(&self, address: DocAddress) -> Result<Vec<u8>, Error> {
-        source_bytes(&self.shared.fields, &self.searcher.doc(address)?)
+    /// What is stored of a document.
+    pub(crate) fn stored(&self, address: DocAddress) -> Result<Stored, Error> {
+        Ok(self.searcher.doc(address)?)
     }
-}
-
-/// The stored bytes out of a document of the store.
-pub(crate) fn source_bytes(fields: &Fields, document: &TantivyDocument) -> Result<Vec<u8>, Error> {
-    let source = document.get_first(fields.source).and_then(|value| value.as_bytes().map(<[u8]>::to_vec));
-    source.ok_or_else(|| corrupt("a document without its source"))
 }
 
 /// The index holds what this crate never writes.

@@ -735,7 +735,7 @@ fn unnamed_paths_are_the_same_after_reopening_and_damaged_values_are_only_left_o
         &json!({"z": {"a": 1, "b": "2024-01-02T03:04:05Z", "c": [1.5, {"d": true}]}, "count": {"x": 1}, "at": "never", "ok": 7}),
     );
     fixture.put("2", &json!({"z": {"a": "one", "e": "two"}, "": 1, "_x": 2, "a..b": 3}));
-    fixture.commit();
+    fixture.save();
     drop(fixture);
     let mut fixture = Fixture::open(dir.path(), corpus::mapping());
     fixture.put("3", &json!({"z": {"e": "three"}, "new": 1}));

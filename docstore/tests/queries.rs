@@ -84,7 +84,7 @@ static CORPUS: LazyLock<Corpus> = LazyLock::new(|| {
     let dead: Vec<_> = docs.iter().step_by(6).map(|doc| (doc.id.clone(), None)).collect();
     fixture.apply(&dead);
     docs.retain(|doc| !dead.iter().any(|(id, _)| *id == doc.id));
-    let snapshot = fixture.commit();
+    let snapshot = fixture.save();
     assert_eq!((snapshot.count(), docs.len()), (200, 200));
     Corpus { docs, snapshot, dir, _fixture: std::sync::Mutex::new(fixture) }
 });

@@ -77,8 +77,15 @@ impl Fixture {
         assert!(self.apply(&[(id.to_owned(), Some(value.to_string()))]).is_empty());
     }
 
+    /// Makes everything applied visible, and not durable.
     pub fn commit(&mut self) -> DocumentSnapshot {
         self.materializer.make_visible().unwrap();
+        self.table.snapshot()
+    }
+
+    /// Makes everything applied durable.
+    pub fn save(&mut self) -> DocumentSnapshot {
+        assert_eq!(self.materializer.checkpoint().unwrap(), self.materializer.next_offset());
         self.table.snapshot()
     }
 }

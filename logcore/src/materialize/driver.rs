@@ -10,14 +10,20 @@
 //! # Invariants
 //! A view is made durable only up to what the log has made durable: the log is flushed first where that is not so.
 //!
+//! # How soon a view shows what it applied
+//! At the latest after its refresh, or as soon as somebody waits; at just the offset that is waited for. To some views showing costs
+//! much, so after it took a while the next time is at least as long away: a view spends no more than half of its time on it, however
+//! many readers wait. Until then what is waited for stays the last that is applied.
+//!
 //! # Concurrency
 //! A task is run by one worker at a time. Its state says whether it is idle, queued or running, so the queue never holds it
-//! twice and is bounded by the number of tasks.
+//! twice and is bounded by the number of tasks. Its checkpoint is finished by the worker that began it while another may run it;
+//! meanwhile memory grows by no more than what begins a checkpoint.
 
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -31,6 +37,13 @@ use crate::partition::watermark::Watermark;
 use crate::partition::{CommitListener, Hold, Holder, LogReader, Partition};
 use crate::sys::{clock, thread};
 use crate::types::Offset;
+
+mod looks;
+mod showing;
+#[cfg(test)]
+mod tests;
+
+use looks::Looks;
 
 /// Read from the log in one step of a task.
 const STEP_BYTES: usize = 1 << 20;
@@ -75,6 +88,8 @@ pub struct TaskOptions {
     /// Whoever waits for the view applies what is missing, if it is little: no worker is woken by a commit, only from time to time.
     /// For views that show what they applied at once, and whose writers wait for them.
     pub pulled: bool,
+    /// It shows what it applied at the latest after this long; `None` for the driver's [`DriverOptions::refresh`].
+    pub refresh: Option<Duration>,
 }
 
 /// Whether a view advances.
@@ -101,10 +116,24 @@ struct Work {
     last_checkpoint: Instant,
     checkpointed: Offset,
     unseen_since: Option<Instant>,
+    /// Nothing is shown before, so that showing takes no more than half of the time.
+    quiet_until: Option<Instant>,
+    /// While a checkpoint is finished: the memory at which nothing more is applied.
+    unsaved_bytes_held: Option<u64>,
     /// The log could not be made durable the last time that it had to be.
     unflushed: bool,
     not_before: Option<Instant>,
 }
+
+impl Work {
+    /// Whether nothing more may be applied before the checkpoint under way has ended.
+    fn is_too_much(&self) -> bool {
+        self.unsaved_bytes_held.is_some_and(|held| self.materializer.unsaved_bytes() >= held)
+    }
+}
+
+/// A checkpoint to finish, and the claim to do so.
+type Saving<'a> = (MutexGuard<'a, ()>, FinishCheckpoint);
 
 /// One view of one partition in the driver's care.
 pub struct Task {
@@ -113,6 +142,9 @@ pub struct Task {
     options: TaskOptions,
     /// What the driver takes for too much.
     unsaved_bytes_max: u64,
+    refresh: Duration,
+    /// When it has to be looked at, to show what it applied.
+    look_at: Mutex<Option<Instant>>,
     driver: Weak<Inner>,
     this: Weak<Task>,
     work: Mutex<Option<Work>>,
@@ -136,6 +168,7 @@ struct Inner {
     queue: Mutex<VecDeque<Arc<Task>>>,
     ready: Condvar,
     tasks: Mutex<Vec<Arc<Task>>>,
+    looks: Looks,
     stopping: AtomicBool,
 }
 
@@ -157,6 +190,7 @@ impl Driver {
             queue: Mutex::default(),
             ready: Condvar::new(),
             tasks: Mutex::default(),
+            looks: Looks::default(),
             stopping: AtomicBool::new(false),
         });
         let mut threads = Vec::new();
@@ -188,8 +222,10 @@ impl Driver {
         let task = Arc::new_cyclic(|this| Task {
             name: name.to_owned(),
             partition: Arc::clone(partition),
+            refresh: options.refresh.unwrap_or(self.inner.options.refresh),
             options,
             unsaved_bytes_max: self.inner.options.unsaved_bytes_max,
+            look_at: Mutex::default(),
             driver: Arc::downgrade(&self.inner),
             this: this.clone(),
             schedule: AtomicU8::new(IDLE),
@@ -212,6 +248,8 @@ impl Driver {
                 last_checkpoint: now,
                 checkpointed: next,
                 unseen_since: None,
+                quiet_until: None,
+                unsaved_bytes_held: None,
                 unflushed: false,
                 not_before: None,
             })),
@@ -271,6 +309,7 @@ impl Inner {
         let _queue = self.queue.lock().expect("no code panics inside");
         self.stopping.store(true, Ordering::Release);
         self.ready.notify_all();
+        self.looks.wake();
     }
 
     fn push(&self, task: Arc<Task>) {
@@ -292,22 +331,34 @@ impl Inner {
             };
             drop(queue);
             task.schedule.store(RUNNING, Ordering::Release);
-            let more = task.run(&self.options);
+            let (more, saving) = task.run(&self.options);
             let again = task.schedule.swap(if more { QUEUED } else { IDLE }, Ordering::AcqRel) == RUNNING_AGAIN;
             if more {
-                self.push(task);
+                self.push(Arc::clone(&task));
             } else if again {
                 task.schedule();
+            }
+            if let Some(saving) = saving {
+                // Others run it meanwhile.
+                task.finish_checkpoint(saving);
             }
         }
     }
 
     fn run_ticker(&self) {
+        let mut tick = clock::monotonic() + TICK;
         while !self.stopping.load(Ordering::Acquire) {
-            std::thread::park_timeout(TICK);
+            let is_tick = self.looks.wait_until(tick, &self.stopping);
             let tasks: Vec<Arc<Task>> = self.tasks.lock().expect("no code panics inside").clone();
-            for task in tasks.iter().filter(|task| task.is_due(&self.options)) {
-                task.schedule();
+            let soonest = tasks.iter().filter_map(|task| task.look()).min();
+            if let Some(soonest) = soonest {
+                self.looks.at(soonest);
+            }
+            if is_tick {
+                tick = clock::monotonic() + TICK;
+                for task in tasks.iter().filter(|task| task.is_due(&self.options)) {
+                    task.schedule();
+                }
             }
         }
     }
@@ -473,49 +524,61 @@ impl Task {
             return true;
         }
         let Ok(guard) = self.work.try_lock() else { return false };
-        guard.as_ref().is_some_and(|work| self.refresh_due(work, options) || self.checkpoint_due(work, options))
-    }
-
-    fn refresh_due(&self, work: &Work, options: &DriverOptions) -> bool {
-        work.unseen_since.is_some_and(|since| since.elapsed() >= options.refresh)
-            || self.visible.get().value() < self.wanted.load(Ordering::Acquire).min(self.applied.get().value())
+        guard.as_ref().is_some_and(|work| self.refresh_due(work) || self.checkpoint_due(work, options))
     }
 
     fn checkpoint_due(&self, work: &Work, options: &DriverOptions) -> bool {
+        if work.unsaved_bytes_held.is_some() {
+            return false;
+        }
         let aged = work.checkpointed < self.applied.get() && work.last_checkpoint.elapsed() >= options.checkpoint_interval;
         aged || work.materializer.unsaved_bytes() >= options.unsaved_bytes_max
     }
 
-    /// One slice of work; `true` when there is more to do at once.
-    fn run(&self, options: &DriverOptions) -> bool {
-        let (mut guard, mut finish) = (self.work(), None);
-        let mut more = self.guarded(&mut guard, |work| {
+    /// One slice of work; `true` when there is more to do at once. With it the end of a checkpoint that began, for
+    /// [`Self::finish_checkpoint`].
+    fn run(&self, options: &DriverOptions) -> (bool, Option<Saving<'_>>) {
+        let (mut guard, mut saving, mut is_too_much) = (self.work(), None, false);
+        let more = self.guarded(&mut guard, |work| {
             let more = self.run_slice(work, options)?;
+            is_too_much = work.is_too_much();
             if self.checkpoint_due(work, options) {
-                finish = self.begin_checkpoint(work)?;
+                saving = self.begin_saving(work)?;
             }
             Ok(more)
         });
-        if let Some(finish) = finish {
-            // Those who wait for a pulled view go on meanwhile.
-            let saving = self.saving.lock().expect("a materializer that panicked is not used again");
-            drop(guard);
-            let saved = guarded(finish);
-            drop(saving);
-            guard = self.work();
-            self.guarded(&mut guard, |work| {
-                self.has_saved(work, saved?);
-                Ok(false)
-            });
-            more = true;
-        }
         drop(guard);
-        more || self.is_awaited()
+        (more || (!is_too_much && self.is_awaited()), saving)
+    }
+
+    fn begin_saving(&self, work: &mut Work) -> Result<Option<Saving<'_>>, ViewError> {
+        // Held from here on, so that detaching waits for the end.
+        let saving = match self.saving.try_lock() {
+            Ok(saving) => saving,
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Poisoned(_)) => return Err("its last checkpoint panicked: see the server's log".into()),
+        };
+        let Some(finish) = self.begin_checkpoint(work)? else { return Ok(None) };
+        work.unsaved_bytes_held = Some(work.materializer.unsaved_bytes().saturating_add(self.unsaved_bytes_max));
+        Ok(Some((saving, finish)))
+    }
+
+    fn finish_checkpoint(&self, (saving, finish): Saving<'_>) {
+        let saved = guarded(finish);
+        let mut guard = self.work();
+        drop(saving);
+        self.guarded(&mut guard, |work| {
+            work.unsaved_bytes_held = None;
+            self.has_saved(work, saved?);
+            Ok(false)
+        });
+        drop(guard);
+        self.schedule();
     }
 
     /// Whether somebody who found a worker at a pulled view went to sleep for what the worker had not seen.
     fn is_awaited(&self) -> bool {
-        let TaskOptions { pulled, records_per_second_max } = self.options;
+        let TaskOptions { pulled, records_per_second_max, .. } = self.options;
         fence(Ordering::SeqCst);
         pulled
             && records_per_second_max == 0
@@ -548,9 +611,10 @@ impl Task {
         }
         let mut more = true;
         while more && started.elapsed() < SLICE && !self.detached.load(Ordering::Acquire) {
-            more = self.step(work)?;
-            let is_full = work.materializer.unsaved_bytes() >= options.unsaved_bytes_max;
-            if self.refresh_due(work, options) {
+            // Goes on when the checkpoint under way has ended.
+            more = !work.is_too_much() && self.step(work)?;
+            let is_full = work.unsaved_bytes_held.is_none() && work.materializer.unsaved_bytes() >= options.unsaved_bytes_max;
+            if self.refresh_due(work) {
                 self.make_visible(work)?;
             }
             self.publish(work);
@@ -567,9 +631,15 @@ impl Task {
         Ok(more)
     }
 
-    /// Applies what one read gives; `false` at the committed end.
+    /// Applies what one read gives; `false` at the committed end, and while what is waited for may not be shown.
     fn step(&self, work: &mut Work) -> Result<bool, ViewError> {
         let next = work.materializer.next_offset();
+        if next.value() == self.wanted.load(Ordering::Acquire) {
+            if self.is_held(work) {
+                return Ok(false);
+            }
+            self.make_visible(work)?;
+        }
         let reader = match work.reader.take().filter(|reader| reader.next_offset() == next) {
             Some(reader) => work.reader.insert(reader),
             None => work.reader.insert(self.partition.reader(next)),
@@ -588,6 +658,9 @@ impl Task {
             self.apply(work, frame)?;
             // Shown at just the offset that is waited for, so that several views can be read at one.
             if frame.end_offset().value() == self.wanted.load(Ordering::Acquire) {
+                if self.is_held(work) {
+                    return Ok(false);
+                }
                 self.make_visible(work)?;
             }
         }
@@ -608,28 +681,6 @@ impl Task {
             self.name
         )
         .into())
-    }
-
-    /// Whether the log is durable up to what is applied, after a flush if it takes one.
-    fn is_flushed(&self, work: &mut Work) -> bool {
-        let next = work.materializer.next_offset();
-        if self.partition.flushed() >= next {
-            return true;
-        }
-        let flushed = self.partition.flush();
-        if let (Err(error), false) = (&flushed, work.unflushed) {
-            tracing::warn!(view = self.name, %error, "the log can't be made durable, and so the view can't");
-        }
-        work.unflushed = flushed.is_err();
-        flushed.is_ok() && self.partition.flushed() >= next
-    }
-
-    /// Lets readers see what is applied. To some views that means durable, so the log must be durable first.
-    fn make_visible(&self, work: &mut Work) -> Result<(), ViewError> {
-        if work.materializer.visible() < work.materializer.next_offset() && self.is_flushed(work) {
-            work.materializer.make_visible()?;
-        }
-        Ok(())
     }
 
     fn apply(&self, work: &mut Work, frame: &Frame) -> Result<(), ViewError> {
@@ -657,20 +708,6 @@ impl Task {
             *self.dead.lock().expect("no code panics inside") = (work.dead_letters.count(), work.dead_letters.recent());
         }
         Ok(())
-    }
-
-    fn publish(&self, work: &mut Work) {
-        let (applied, visible) = (work.materializer.next_offset(), work.materializer.visible());
-        work.unseen_since = match visible < applied {
-            true => work.unseen_since.or_else(|| Some(clock::monotonic())),
-            false => None,
-        };
-        self.applied.advance(applied);
-        self.visible.advance(visible);
-        let mut behind_since = self.behind_since.lock().expect("no code panics inside");
-        if self.lag_records() == 0 {
-            *behind_since = None;
-        }
     }
 
     fn checkpoint(&self, work: &mut Work) -> Result<(), ViewError> {
