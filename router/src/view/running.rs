@@ -31,6 +31,10 @@ use crate::error::{Error, Result};
 /// Indexing buffers of one document table, shared by its partitions; tantivy asks for at least the second for each.
 const INDEXING_BYTES: usize = 64 << 20;
 const INDEXING_BYTES_MIN: usize = 16 << 20;
+/// Documents are found at the latest after this long: showing them syncs nothing, see docs/adr/0014.
+const DOCUMENT_REFRESH: Duration = Duration::from_millis(20);
+/// States of documents that can be read by offset: about so many refreshes.
+const DOCUMENT_STATES: usize = 16;
 /// An old generation waits this long for its readers.
 const RETIRE_MAX: Duration = Duration::from_secs(600);
 const RETIRE_STEP: Duration = Duration::from_millis(20);
@@ -292,7 +296,9 @@ impl Views {
         fs::create_dir(&dir)?;
         let (store, materializer) = self.open_store(table, number, (partition, stream.partitions), &dir, select)?;
         let pulled = matches!((&table.source, &table.kind), (Source::Own, TableKind::Row(_)));
-        let task = self.driver.attach(&table.name, &log, materializer, &dir, TaskOptions { pulled, ..options.clone() })?;
+        let refresh = matches!(store, Store::Document(_)).then_some(DOCUMENT_REFRESH);
+        let task =
+            self.driver.attach(&table.name, &log, materializer, &dir, TaskOptions { pulled, refresh, ..options.clone() })?;
         Ok(Part { partition, task, store })
     }
 
@@ -329,7 +335,11 @@ impl Views {
             TableKind::Document(mapping) => {
                 let projection = document_projection(table, mapping, partition, select);
                 let memory_bytes = (INDEXING_BYTES / partitions as usize).clamp(INDEXING_BYTES_MIN, INDEXING_BYTES / 2);
-                let options = docstore::DocumentOptions { memory_bytes, ..docstore::DocumentOptions::default() };
+                let options = docstore::DocumentOptions {
+                    memory_bytes,
+                    searchers_kept: DOCUMENT_STATES,
+                    ..docstore::DocumentOptions::default()
+                };
                 let (documents, materializer) = DocumentTable::open(dir, mapping.clone(), projection, options)?;
                 (Store::Document(documents), Box::new(materializer))
             }
