@@ -7,7 +7,8 @@
 //!
 //! # What is compared
 //! This crate replaces documents by id and answers with totals, ids and documents as text; plain tantivy only adds, and is measured
-//! without and with the total. Both read the documents of their hits.
+//! without and with the total. Both read the documents of their hits; tantivy keeps a hundred unpacked blocks of them for each
+//! segment, this crate a third of that.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
