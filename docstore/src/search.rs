@@ -23,10 +23,11 @@ use crate::highlight::Highlighter;
 use crate::index::Stored;
 use crate::mapping::{scalar_text, split_path, visit_values};
 use crate::query::{Compiler, Marks};
-use crate::request::{self, HITS_MAX, Highlight, SearchRequest};
+use crate::request::{self, Fuzziness, HITS_MAX, Highlight, SearchRequest};
 use crate::sort::{Keys, SortCollector, Sorted};
 use crate::suggest::Suggestions;
 use crate::table::{DocumentSnapshot, corrupt};
+use crate::text::Operator;
 
 /// Bytes of documents in one answer.
 const RESPONSE_BYTES_MAX: usize = 64 << 20;
@@ -171,7 +172,8 @@ impl DocumentSnapshot {
                 return Err(Error::Request { at: "search_after".to_owned(), message: message.to_owned() });
             }
             let top = (request.size > 0).then(|| TopDocs::with_limit(request.size).and_offset(request.from).order_by_score());
-            return self.run(query, top, aggregators, |(score, address)| FoundHit { score: Some(score), sort: None, address });
+            let by_score = |(score, address)| FoundHit { score: Some(score), sort: None, address };
+            return self.run(query, top, aggregators, is_counted_apart(&request.query), by_score);
         }
         let keys = Keys::of(self, &request.sort.0)?;
         let after = request.search_after.as_ref().map(|after| keys.read(after)).transpose()?;
@@ -181,7 +183,7 @@ impl DocumentSnapshot {
         }
         let limit = request.from + request.size;
         let top = (request.size > 0).then(|| SortCollector { keys: keys.clone(), after, limit });
-        let mut found = self.run(query, top, aggregators, |(values, address)| FoundHit {
+        let mut found = self.run(query, top, aggregators, false, |(values, address)| FoundHit {
             score: keys.score_of(&values),
             sort: Some(values.iter().map(Sorted::to_json).collect()),
             address,
@@ -195,11 +197,15 @@ impl DocumentSnapshot {
         query: &dyn Query,
         top: Option<C>,
         (facets, aggs): Aggregators,
+        counted_apart: bool,
         hit: impl Fn((K, DocAddress)) -> FoundHit,
     ) -> Result<Found, Error> {
         let (hits, total, facets, aggs) = match (top, facets, aggs) {
             // Without looking at every document, where the index knows the number.
             (None, None, None) => (None, self.searcher.search(query, &Count)?, None, None),
+            (Some(top), None, None) if counted_apart => {
+                (Some(self.searcher.search(query, &top)?), self.searcher.search(query, &Count)?, None, None)
+            }
             (Some(top), None, None) => {
                 let (hits, total) = self.searcher.search(query, &(top, Count))?;
                 (Some(hits), total, None, None)
@@ -213,6 +219,15 @@ impl DocumentSnapshot {
             aggs: aggs.as_ref().map(aggregations::to_value).transpose()?.unwrap_or_else(|| Value::Object(Map::new())),
         })
     }
+}
+
+/// Whether a query's best hits are found without scoring most documents, so that counting them in a second pass costs less: words
+/// of which any will do. Others are looked at one by one anyway.
+fn is_counted_apart(query: &request::Query) -> bool {
+    matches!(
+        query,
+        request::Query::Match { operator: Operator::Or, fuzziness: Fuzziness::Edits(0), .. } | request::Query::Term { .. }
+    )
 }
 
 /// The document of a hit as it is shown, with its highlights.

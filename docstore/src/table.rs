@@ -51,7 +51,7 @@ impl Default for DocumentOptions {
             fresh_bytes: 16 << 20,
             searchers_kept: 8,
             segments_max: 60,
-            cache_blocks: 16,
+            cache_blocks: 32,
         }
     }
 }

@@ -7,7 +7,8 @@
 //!
 //! # What is compared
 //! This crate replaces documents by id and answers with totals, ids and documents as text; plain tantivy only adds, and is measured
-//! without and with the total. Both read the documents of their hits.
+//! without and with the total. Both read the documents of their hits; tantivy keeps a hundred unpacked blocks of them for each
+//! segment, this crate a third of that.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use docstore::{Analyzer, DocumentMaterializer, DocumentOptions, DocumentTable, Mapping, SearchField, SourceDocument};
 use logcore::materialize::{Materializer, Projection, Rejects, ViewError};
+use logcore::sys::fs::tree_bytes;
 use logcore::{Batch, BatchBuilder, Compression, NewRecord, Offset, Term};
 use serde_json::Value;
 
@@ -115,15 +117,17 @@ fn percentile(sorted: &[Duration], share: f64) -> Duration {
 
 fn indexing(input: &Input) {
     let count = input.documents.len() as f64;
-    let best = |run: &dyn Fn() -> Duration| (0..RUNS).map(|_| run()).min().unwrap();
-    let ours = best(&|| {
+    let best = |run: &dyn Fn() -> (Duration, u64)| (0..RUNS).map(|_| run()).min().unwrap();
+    let (ours, our_bytes) = best(&|| {
         let dir = folder("headwater");
-        index(&mut open(dir.path()).1, input)
+        let took = index(&mut open(dir.path()).1, input);
+        (took, tree_bytes(dir.path()).unwrap())
     });
-    let plain = best(&|| raw::index(input));
-    println!("| indexing {count} documents, best of {RUNS} | documents/s |\n| --- | ---: |");
-    println!("| this crate | {:.0} |", count / ours.as_secs_f64());
-    println!("| tantivy | {:.0} |", count / plain.as_secs_f64());
+    let (plain, plain_bytes) = best(&|| raw::index(input));
+    println!("| indexing {count} documents, best of {RUNS} | documents/s | MB on the disk |\n| --- | ---: | ---: |");
+    let row = |who, took: Duration, bytes| println!("| {who} | {:.0} | {:.1} |", count / took.as_secs_f64(), bytes as f64 / 1e6);
+    row("this crate", ours, our_bytes);
+    row("tantivy", plain, plain_bytes);
     println!("\nShare of tantivy's rate: {:.0} %\n", 100.0 * plain.as_secs_f64() / ours.as_secs_f64());
 }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use docstore::{Analyzer, DocumentOptions};
+use logcore::sys::fs::tree_bytes;
 use serde_json::Value;
 use tantivy::schema::{Field, Schema};
 use tantivy::tokenizer::{LowerCaser, RemoveLongFilter, SimpleTokenizer, TextAnalyzer};
@@ -65,8 +66,8 @@ impl Fields {
     }
 }
 
-/// Indexes everything and makes it durable; how long it took.
-pub(crate) fn index(input: &Input) -> Duration {
+/// Indexes everything and makes it durable; how long it took, and the bytes on the disk.
+pub(crate) fn index(input: &Input) -> (Duration, u64) {
     let schema_dir = folder("schema");
     drop(open(schema_dir.path()));
     let made = Index::open_in_dir(schema_dir.path()).unwrap();
@@ -80,5 +81,5 @@ pub(crate) fn index(input: &Input) -> Duration {
         writer.add_document(fields.document(id, json, offset)).unwrap();
     }
     writer.commit().unwrap();
-    started.elapsed()
+    (started.elapsed(), tree_bytes(dir.path()).unwrap())
 }

@@ -2,9 +2,12 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::sys::clock;
+
+/// Looks at many views are taken together.
+const APART: Duration = Duration::from_millis(1);
 
 /// The next look, which can only come nearer until it has come.
 #[derive(Default)]
@@ -29,12 +32,14 @@ impl Looks {
         self.nearer.notify_all();
     }
 
-    /// Waits for the next look; `true` at the tick. What is asked for from then on counts for the next one.
+    /// Waits for the next look; `true` at the tick. What is asked for from then on counts for the next one, [`APART`] later at
+    /// the soonest.
     pub(super) fn wait_until(&self, tick: Instant, stopping: &AtomicBool) -> bool {
+        let earliest = clock::monotonic() + APART;
         let mut soonest = self.soonest.lock().expect("no code panics inside");
         loop {
             let now = clock::monotonic();
-            let next = soonest.map_or(tick, |soonest| soonest.min(tick));
+            let next = soonest.map_or(tick, |soonest| soonest.min(tick)).max(earliest);
             if next <= now || stopping.load(Ordering::Acquire) {
                 *soonest = None;
                 return tick <= now;
