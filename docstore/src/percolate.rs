@@ -72,6 +72,9 @@ impl Percolator {
             return Ok(found);
         }
         let snapshot = self.snapshot(documents)?;
+        if snapshot.count() == 0 {
+            return Ok(found);
+        }
         for (name, query) in &self.queries {
             let query = Compiler::new(&snapshot).lenient(true).request(query)?;
             for address in snapshot.searcher.search(&*query, &DocSetCollector)? {

@@ -461,6 +461,73 @@ fn pages_by_score_and_within_a_query_leave_nothing_out() {
 }
 
 #[test]
+fn unnamed_paths_order_by_numbers_then_texts_and_have_whole_values() {
+    // Of several values the first counts; truths have no order.
+    let first = |doc: &Doc| match doc.loose("p") {
+        Some(Value::Array(items)) => Some(items[0].clone()),
+        Some(Value::Bool(_)) | None => None,
+        value => value.cloned(),
+    };
+    let rank = |value: &Option<Value>| match value {
+        Some(Value::Number(_)) => 0,
+        Some(_) => 1,
+        None => 2,
+    };
+    for descending in [false, true] {
+        let mut expected: Vec<&Doc> = CORPUS.docs.iter().collect();
+        expected.sort_by(|one, other| {
+            let (a, b) = (first(one), first(other));
+            let order = match (&a, &b) {
+                (Some(Value::Number(a)), Some(Value::Number(b))) => a.as_i64().cmp(&b.as_i64()),
+                (Some(Value::String(a)), Some(Value::String(b))) => a.cmp(b),
+                _ => Ordering::Equal,
+            };
+            let order = if descending { order.reverse() } else { order };
+            rank(&a).cmp(&rank(&b)).then(order).then_with(|| one.id.cmp(&other.id))
+        });
+        let expected: Vec<&str> = expected.iter().map(|doc| doc.id.as_str()).collect();
+        let sort = json!([{"x.p": if descending { "desc" } else { "asc" }}]);
+        assert_eq!(pages(&json!({"match_all": {}}), &sort, 17), expected, "{sort}");
+    }
+    let whole = |doc: &Doc, wanted: &str| match doc.loose("p") {
+        Some(Value::Array(items)) => items.contains(&json!(wanted)),
+        value => value == Some(&json!(wanted)),
+    };
+    let having = |wanted: &[&str]| {
+        let mut ids: Vec<String> =
+            CORPUS.docs.iter().filter(|doc| wanted.iter().any(|wanted| whole(doc, wanted))).map(|doc| doc.id.clone()).collect();
+        ids.sort();
+        ids
+    };
+    assert_eq!(ids(&CORPUS.snapshot, &json!({"term": {"x.p.keyword": "torn"}})), having(&["torn"]));
+    assert_eq!(ids(&CORPUS.snapshot, &json!({"terms": {"x.p.keyword": ["torn", "page"]}})), having(&["torn", "page"]));
+    assert_eq!(ids(&CORPUS.snapshot, &json!({"term": {"x.p.keyword": "Torn"}})), [] as [String; 0]);
+    assert_eq!(
+        ids(&CORPUS.snapshot, &json!({"match": {"kind.keyword": "bug"}})).len(),
+        CORPUS.docs.iter().filter(|doc| doc.kind == Some("bug")).count()
+    );
+    let counted = search(&CORPUS.snapshot, json!({"size": 0, "facets": {"x.p.keyword": 100}})).unwrap();
+    let torn = counted.facets["x.p.keyword"].iter().find(|facet| facet.value == "torn").unwrap();
+    assert_eq!(torn.count, having(&["torn"]).len() as u64);
+    let refused = search(&CORPUS.snapshot, json!({"query": {"wildcard": {"x.p.keyword": "t*"}}})).unwrap_err().to_string();
+    assert!(refused.contains("must be declared in `fields`"), "{refused}");
+    // With `lenient`, what nobody knows is found nowhere; the rest goes on.
+    let dir = tempfile::tempdir().unwrap();
+    let options = MappingOptions { search: Some("a"), ..MappingOptions::default() };
+    let mut fixture = Fixture::open(dir.path(), Mapping::from_options(&options).unwrap());
+    fixture.put("1", &json!({"a": "torn"}));
+    let snapshot = fixture.commit();
+    for query in [
+        json!({"bool": {"should": [{"term": {"nothing": 1}}, {"match": {"a": "torn"}}]}}),
+        json!({"multi_match": {"query": "torn", "fields": ["nothing", "a"]}}),
+    ] {
+        let request = |lenient: bool| search(&snapshot, json!({"query": query, "size": 0, "lenient": lenient}));
+        assert!(request(false).unwrap_err().to_string().contains("unknown field `nothing`"));
+        assert_eq!(request(true).unwrap().total, 1);
+    }
+}
+
+#[test]
 fn wrong_orders_and_values_are_told_so() {
     let refusal = |request: Value| search(&CORPUS.snapshot, request).expect_err("wrong").to_string();
     for (request, says) in [
@@ -468,7 +535,7 @@ fn wrong_orders_and_values_are_told_so() {
         (json!({"sort": "size", "search_after": [1]}), "has 1 values, the sort and `_id` are 2"),
         (json!({"sort": "size", "search_after": [true, "d"]}), "true can't be a value of `size`"),
         (json!({"sort": "size", "from": 3, "search_after": [1, "d"]}), "goes without `from`"),
-        (json!({"sort": "x.p"}), "sort.x.p: the table does not declare it"),
+        (json!({"sort": "x.s"}), "unknown field `x.s`"),
         (json!({"query": {"terms": {"count": (0..2000).collect::<Vec<_>>()}}}), "terms to look up, reached at `count`, is over"),
         (json!({"sort": "body"}), "unknown field `body` among the facets"),
         (json!({"query": {"term": {"count": "many"}}}), "the value of `count`: `many` is not of its type; it needs a number"),
@@ -722,8 +789,9 @@ fn saved_searches_find_new_documents_as_searches_find_old_ones() {
     assert_eq!(percolator.matches(&batch[3..4]).unwrap(), found[3..4], "one document alone");
     let wrong = Percolator::new(Mapping::default(), [("mine".to_owned(), read(&json!({"match": {"bdy": "x"}})))]);
     assert!(wrong.unwrap_err().to_string().contains("(in the saved search `mine`)"));
-    let error = percolator.matches(&[("d", b"[]")]).unwrap_err().to_string();
-    assert!(error.contains("document `d` of the batch: is not a JSON object"), "{error}");
+    assert_eq!(percolator.matches(&[("d", b"[]"), ("e", b"{"), ("f", b"")]).unwrap(), [[] as [&str; 0]; 3], "no documents");
+    let mixed = [("x", b"[]".as_slice()), batch[3]];
+    assert_eq!(percolator.matches(&mixed).unwrap(), [Vec::new(), found[3].clone()]);
 }
 
 #[test]

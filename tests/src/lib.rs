@@ -115,6 +115,10 @@ impl Server {
     }
 
     fn spawn(mut command: Command, data: &Path, address: &str, environment: &[(&str, &str)]) -> Result<Self, String> {
+        // What is set for the tests is not meant for the server.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HEADWATER_")) {
+            command.env_remove(name);
+        }
         let mut child = command
             .args(["serve", "--http", address, "--data"])
             .arg(data)

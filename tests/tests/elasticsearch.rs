@@ -92,3 +92,33 @@ fn what_is_wrong_is_answered_in_elasticsearchs_shape() {
     assert_eq!(post("/es/r/_search", "{}").status, 400);
     assert_eq!(server.delete("/es/r").status, 404);
 }
+
+#[test]
+fn a_hundred_thousand_field_names_are_bounded_and_all_are_found() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path());
+    for document in 0..200 {
+        let fields: serde_json::Map<String, serde_json::Value> =
+            (0..500).map(|n| (format!("f{}", document * 500 + n), json!(format!("w{n}")))).collect();
+        let put = server.put(&format!("/es/wide/_doc/d{document}"), &json!(fields).to_string());
+        assert_eq!(put.status, 201, "{}", put.body);
+    }
+    assert_eq!(server.get("/es/wide/_refresh").status, 200);
+    let find = |field: &str, word: &str| {
+        let body = json!({"query": {"match": {field: word}}}).to_string();
+        let answer = server.post("/es/wide/_search", "application/json", body.as_bytes()).json();
+        answer["hits"]["hits"].as_array().unwrap().iter().map(|hit| hit["_id"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(find("f7", "w7"), [json!("d0")]);
+    assert_eq!(find("f99999", "w499"), [json!("d199")]);
+    assert_eq!(find("f99999", "w498"), [] as [serde_json::Value; 0], "fields that share their place are told apart");
+    let mapping = server.get("/es/wide/_mapping").json();
+    assert_eq!(mapping["wide"]["mappings"]["properties"].as_object().unwrap().len(), 1_000);
+    // Everything at once is more than one record holds.
+    let all: serde_json::Map<String, serde_json::Value> = (0..100_000).map(|n| (format!("f{n}"), json!(n))).collect();
+    assert_eq!(server.put("/es/wide/_doc/all", &json!(all).to_string()).status, 413);
+    // Those that fit are kept, and as many as there is room for are indexed.
+    let many: serde_json::Map<String, serde_json::Value> = (0..50_000).map(|n| (format!("g{n}"), json!(n))).collect();
+    assert_eq!(server.put("/es/wide/_doc/many", &json!(many).to_string()).status, 201);
+    assert_eq!(server.get("/es/wide/_source/many").json()["g49999"], 49_999);
+}

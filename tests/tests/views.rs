@@ -80,24 +80,7 @@ fn a_replay_gives_the_bytes_that_were_sent() {
 
 /// Reads events of `GET /v1/streams/{s}/tail`: ids and data.
 fn events(server: &Server, query: &str, last_event_id: Option<&str>, count: usize) -> Vec<(String, Value)> {
-    let address = server.url.strip_prefix("http://").unwrap();
-    let mut socket = TcpStream::connect(address).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    let resume = last_event_id.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
-    write!(socket, "GET /v1/streams/commits/tail{query} HTTP/1.1\r\nHost: {address}\r\n{resume}\r\n").unwrap();
-    let (mut found, mut id) = (Vec::new(), String::new());
-    for line in BufReader::new(socket).lines() {
-        let line = line.unwrap();
-        if let Some(text) = line.strip_prefix("id:") {
-            id = text.trim().to_owned();
-        } else if let Some(text) = line.strip_prefix("data:") {
-            found.push((id.clone(), serde_json::from_str(text.trim()).unwrap()));
-            if found.len() == count {
-                break;
-            }
-        }
-    }
-    found
+    server.events(&format!("/v1/streams/commits/tail{query}"), last_event_id, count)
 }
 
 #[test]
