@@ -27,6 +27,7 @@ use std::time::Duration;
 use logcore::materialize::{FinishCheckpoint, Materializer, Projection, Rejects, ViewError};
 use logcore::{Batch, Offset};
 use tantivy::indexer::{IndexWriterOptions, LogMergePolicy};
+use tantivy::query::AllQuery;
 use tantivy::{Document, Index, IndexReader, IndexWriter, ReloadPolicy, SegmentReader, TantivyDocument};
 
 use crate::directory::{FreshDirectory, Save, WriteRight};
@@ -58,6 +59,22 @@ pub struct SourceDocument {
     pub id: String,
     /// The JSON object, kept byte for byte; `None` deletes the document.
     pub json: Option<Vec<u8>>,
+    /// Every document goes; there is neither id nor JSON then.
+    pub truncates: bool,
+}
+
+impl SourceDocument {
+    /// A version of a document.
+    #[must_use]
+    pub const fn new(offset: Offset, id: String, json: Option<Vec<u8>>) -> Self {
+        Self { offset, id, json, truncates: false }
+    }
+
+    /// The end of all documents.
+    #[must_use]
+    pub const fn truncation(offset: Offset) -> Self {
+        Self { offset, id: String::new(), json: None, truncates: true }
+    }
 }
 
 /// Turns records into documents; written by the catalog's owner.
@@ -146,6 +163,18 @@ impl DocumentMaterializer {
     }
 
     fn feed(&mut self, documents: &[SourceDocument], rejects: &mut Rejects) -> Result<(), Error> {
+        let mut documents = documents;
+        if let Some(last) = documents.iter().rposition(|document| document.truncates) {
+            // What stood before it in the batch is gone as well, unless it never was a document.
+            for document in documents[..last].iter().filter(|document| !document.truncates) {
+                if let Err(reason) = check(document) {
+                    rejects.push(document.offset, reason);
+                }
+            }
+            self.is_changed = true;
+            self.writer().delete_query(Box::new(AllQuery)).map_err(writing("emptying", &self.files.dir))?;
+            documents = &documents[last + 1..];
+        }
         let mut later = HashSet::new();
         let mut refused = Vec::new();
         for document in documents.iter().rev() {

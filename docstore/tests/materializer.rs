@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{Fixture, mapping, options, plain};
+use common::{EVERYTHING, Fixture, mapping, options, plain};
 use docstore::{Analyzer, DocumentOptions, DocumentSnapshot, DocumentTable, Error, Mapping, ScanColumn};
 use logcore::materialize::suite::Opened;
 use logcore::materialize::{Materializer, Rejects};
@@ -64,7 +64,7 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let change = (0..12_u8, prop_oneof![3 => (0..1000_u16).prop_map(Some), 1 => Just(None)]);
+    let change = (prop_oneof![12 => 0..12_u8, 1 => Just(12)], prop_oneof![3 => (0..1000_u16).prop_map(Some), 1 => Just(None)]);
     let step = prop_oneof![
         6 => proptest::collection::vec(change, 1..6).prop_map(Step::Batch),
         2 => Just(Step::Show),
@@ -88,7 +88,8 @@ proptest! {
             match step {
                 Step::Batch(changes) => {
                     let json = |n: u16| format!("{{ \"w\": \"word {n}\",\n \"n\": {n} }}");
-                    let records: Vec<_> = changes.into_iter().map(|(k, n)| (format!("key-{k}"), n.map(json))).collect();
+                    let key = |k: u8| if k == 12 { EVERYTHING.to_owned() } else { format!("key-{k}") };
+                    let records: Vec<_> = changes.into_iter().map(|(k, n)| (key(k), n.map(json))).collect();
                     fixture.apply(&records);
                     log.push(records);
                 }
@@ -112,9 +113,10 @@ proptest! {
         let mut model = BTreeMap::new();
         for (key, value) in log.iter().flatten() {
             match value {
-                Some(value) => model.insert(key.clone(), value.clone()),
-                None => model.remove(key),
-            };
+                _ if key == EVERYTHING => model.clear(),
+                Some(value) => drop(model.insert(key.clone(), value.clone())),
+                None => drop(model.remove(key)),
+            }
         }
         prop_assert_eq!(&content(&snapshot), &model);
         for key in (0..12).map(|k| format!("key-{k}")) {

@@ -241,7 +241,7 @@ impl Database {
 fn found(percolator: &Percolator, documents: Vec<SourceDocument>) -> Result<Vec<Match>> {
     let mut all = Vec::new();
     let mut versions =
-        documents.into_iter().filter_map(|SourceDocument { offset, id, json }| Some((offset, id, json?))).peekable();
+        documents.into_iter().filter_map(|SourceDocument { offset, id, json, .. }| Some((offset, id, json?))).peekable();
     while versions.peek().is_some() {
         let chunk: Vec<_> = versions.by_ref().take(DOCUMENTS_MAX).collect();
         let borrowed: Vec<(&str, &[u8])> = chunk.iter().map(|(_, id, json)| (id.as_str(), json.as_slice())).collect();

@@ -1,9 +1,7 @@
 //! The main promises over HTTP, on the real binary: equal counts, positions, replay, live tail, rebuilds, a stop and a start.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpStream;
-use std::time::Duration;
+use std::io::Write;
 
 use headwater_tests::{Server, TABLES, VIEWS, commit_line, commit_lines, headwater};
 use serde_json::{Value, json};

@@ -43,7 +43,7 @@ impl Projection<Vec<SourceDocument>> for Plain {
             let record = record?;
             if record.offset >= from {
                 let id = String::from_utf8(record.key.unwrap_or_default().to_vec())?;
-                documents.push(SourceDocument { offset: record.offset, id, json: record.value.map(<[u8]>::to_vec) });
+                documents.push(SourceDocument::new(record.offset, id, record.value.map(<[u8]>::to_vec)));
             }
         }
         Ok(documents)

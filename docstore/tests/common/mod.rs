@@ -11,6 +11,9 @@ use logcore::materialize::{Materializer, Projection, Rejects, ViewError};
 use logcore::{Batch, BatchBuilder, Compression, NewRecord, Offset, Term};
 use serde_json::Value;
 
+/// The key of a record that empties the table.
+pub const EVERYTHING: &str = "*";
+
 /// A record is a document: its key the id, its value the JSON.
 pub struct Plain;
 
@@ -21,7 +24,10 @@ impl Projection<Vec<SourceDocument>> for Plain {
             let record = record?;
             if record.offset >= from {
                 let id = String::from_utf8(record.key.unwrap_or_default().to_vec())?;
-                documents.push(SourceDocument { offset: record.offset, id, json: record.value.map(<[u8]>::to_vec) });
+                documents.push(match id.as_str() {
+                    EVERYTHING => SourceDocument::truncation(record.offset),
+                    _ => SourceDocument::new(record.offset, id, record.value.map(<[u8]>::to_vec)),
+                });
             }
         }
         Ok(documents)

@@ -36,10 +36,6 @@ pub async fn execute(database: &Database, statement: Truncate, context: Context<
     let _ddl = database.ddl_lock().await;
     let catalog = database.catalog();
     let tables = tables(database, &catalog, &statement)?;
-    if let Some(table) = tables.iter().find(|table| catalog.search_side(table.id).is_some()) {
-        return Err(Error::unsupported(format!("TRUNCATE of document table \"{}\" is not supported yet", table.name))
-            .hint(format!("DELETE FROM {}", table.name)));
-    }
     let locked = tokio::time::timeout_at(context.deadline.into(), database.gate().write()).await;
     let _alone = locked.map_err(|_| {
         let message = format!("statements that write table \"{}\" did not end in time", tables[0].name);

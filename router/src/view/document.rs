@@ -50,7 +50,7 @@ impl Projection<Vec<SourceDocument>> for WholeDocuments {
                 None => Err("a null value removes a document only where the record has a key".into()),
             };
             match id {
-                Ok(id) => documents.push(SourceDocument { offset: record.offset, id, json: record.value.map(<[u8]>::to_vec) }),
+                Ok(id) => documents.push(SourceDocument::new(record.offset, id, record.value.map(<[u8]>::to_vec))),
                 Err(why) => rejects.push(record.offset, why),
             }
         }

@@ -280,7 +280,7 @@ impl Projection<Vec<SourceDocument>> for SelectDocuments {
                 match id {
                     Some(id) => {
                         let json = Some(serde_json::Value::Object(object).to_string().into_bytes());
-                        documents.push(SourceDocument { offset, id, json });
+                        documents.push(SourceDocument::new(offset, id, json));
                     }
                     None => rejects.push(offset, "the document has no id"),
                 }

@@ -44,6 +44,10 @@ impl Projection<Vec<SourceDocument>> for WrittenDocuments {
         let mut documents = Vec::new();
         for change in self.mutations.project(batch, from, rejects)? {
             let offset = change.offset;
+            if change.truncates {
+                documents.push(SourceDocument::truncation(offset));
+                continue;
+            }
             let Some(id) = text_of_part(&change.key) else {
                 rejects.push(offset, "its key is not the id of a document");
                 continue;
@@ -62,7 +66,7 @@ impl Projection<Vec<SourceDocument>> for WrittenDocuments {
                     continue;
                 }
             };
-            documents.push(SourceDocument { offset, id, json });
+            documents.push(SourceDocument::new(offset, id, json));
         }
         Ok(documents)
     }
