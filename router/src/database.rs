@@ -29,6 +29,7 @@ use crate::catalog::{CatalogRecord, CatalogState, Source};
 use crate::cursors::CursorStore;
 use crate::cut;
 use crate::error::{Error, Result, sqlstate};
+use crate::expiry::Expiry;
 use crate::lines::Lines;
 use crate::position::Cut;
 use crate::query::{self, Context};
@@ -93,6 +94,8 @@ pub struct DatabaseOptions {
     pub rebuild_records_per_second_max: u64,
     /// How often it is looked for tables with old versions to take out; 0 for never.
     pub vacuum_interval: Duration,
+    /// How often documents are looked for that their table's `ttl` says are too old; zero for never.
+    pub expiry_interval: Duration,
     /// Speed limit of copying a table that is vacuumed, in rows and index entries; 0 for none.
     pub vacuum_rows_per_second_max: u64,
 }
@@ -110,6 +113,7 @@ impl Default for DatabaseOptions {
             view_memory_bytes: 64 << 20,
             rebuild_records_per_second_max: 0,
             vacuum_interval: Duration::from_secs(60),
+            expiry_interval: Duration::from_secs(10),
             vacuum_rows_per_second_max: 200_000,
         }
     }
@@ -208,6 +212,7 @@ impl Database {
             database.open_all().await
         })?;
         database.keep_histories();
+        database.expire_documents();
         Ok(database)
     }
 
@@ -222,6 +227,22 @@ impl Database {
                 tokio::time::sleep(interval).await;
                 let Some(inner) = inner.upgrade() else { return };
                 vacuum::keep_histories(&Self { inner }).await;
+            }
+        });
+    }
+
+    /// Deletes documents that are too old from time to time, for as long as the database is there.
+    fn expire_documents(&self) {
+        let (inner, interval) = (Arc::downgrade(&self.inner), self.options().expiry_interval);
+        if interval.is_zero() {
+            return;
+        }
+        self.spawn(async move {
+            let mut expiry = Expiry::default();
+            loop {
+                tokio::time::sleep(interval).await;
+                let Some(inner) = inner.upgrade() else { return };
+                expiry.look(&Self { inner }).await;
             }
         });
     }

@@ -15,6 +15,7 @@ pub(crate) mod query;
 pub(crate) mod sequence;
 mod stream;
 mod truncate;
+mod ttl;
 
 use std::sync::Arc;
 
@@ -104,7 +105,7 @@ async fn create_table(database: &Database, table: CreateTable, context: Context<
         Some(name) => Arc::clone(catalog.stream(name)?),
         None => Arc::clone(catalog.stream("_tables")?),
     };
-    let (mut options, mut history) = (table.options, None);
+    let (mut options, mut history, mut ttl_ms) = (table.options, None, None);
     let (mut sequences, mut search) = (Vec::new(), None);
     let kind = match table.kind.as_str() {
         "row" => {
@@ -133,6 +134,7 @@ async fn create_table(database: &Database, table: CreateTable, context: Context<
         }
         "document" if table.stream.is_none() => {
             search = Some(mapping::of_written(&mut options)?);
+            ttl_ms = ttl::of_new(&mut options)?;
             history = history::of_new(options)?;
             TableKind::Row(written::schema())
         }
@@ -170,6 +172,7 @@ async fn create_table(database: &Database, table: CreateTable, context: Context<
         next_mapping: None,
         newest: 1,
         history,
+        ttl_ms,
     };
     if let TableKind::Row(schema) = &def.kind {
         let own = |name: &str| table.sequences.iter().any(|sequence| sequence.column == name);
@@ -195,7 +198,7 @@ async fn create_table(database: &Database, table: CreateTable, context: Context<
 fn search_side(def: &TableDef, mapping: Mapping) -> TableDef {
     let (id, name) = (def.id + 1, search_name(&def.name));
     let (source, kind) = (Source::Documents { table: def.id }, TableKind::Document(mapping));
-    TableDef { id, name, source, kind, generation: 1, building: None, next_mapping: None, newest: 1, history: None }
+    TableDef { id, name, source, kind, generation: 1, building: None, next_mapping: None, newest: 1, history: None, ttl_ms: None }
 }
 
 /// The name of what searches a table, which nobody can give to anything.

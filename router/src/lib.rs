@@ -25,6 +25,7 @@ pub mod database;
 pub mod define;
 pub mod dml;
 pub mod error;
+pub mod expiry;
 pub mod fast_path;
 pub mod feed;
 pub mod functions;

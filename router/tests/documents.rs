@@ -384,3 +384,48 @@ fn changes_together_come_out_as_each_by_itself() {
     assert_eq!(fixture.rows("SELECT count(*) FROM books"), [json!([5_004])]);
     assert_eq!(together(Vec::new()), []);
 }
+
+#[test]
+fn documents_go_when_they_are_too_old_and_only_those() {
+    let fixture = books();
+    fixture.run("CREATE TABLE short USING document WITH (search = 'a', ttl = '1 s')");
+    let write = |fixture: &Fixture, table: &str, id: &str, json: &str| {
+        fixture.runtime.block_on(fixture.database.change_document(table, put(id, json), deadline())).unwrap();
+    };
+    let count = |fixture: &Fixture| fixture.rows("SELECT count(*) FROM short")[0][0].as_u64().unwrap();
+    let until = |what: &str, done: &mut dyn FnMut() -> bool| {
+        let deadline = deadline();
+        while !done() {
+            assert!(Instant::now() < deadline, "{what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    for n in 0..700 {
+        write(&fixture, if n % 7 == 0 { "books" } else { "short" }, &format!("d{n}"), r#"{"a": "torn"}"#);
+    }
+    // One is written again and again: it is never old.
+    until("600 documents go", &mut || {
+        write(&fixture, "short", "kept", r#"{"a": "whole"}"#);
+        count(&fixture) == 1
+    });
+    assert_eq!(fixture.rows("SELECT _id FROM short"), [json!(["kept"])]);
+    assert_eq!(fixture.rows("SELECT count(*) FROM books"), [json!([100])]);
+    // The deletes are in the log: a rebuild has them, and the past has what there was.
+    assert_eq!(fixture.rows("SELECT count(*) FROM CHANGES(short) WHERE change = 'delete'"), [json!([600])]);
+    fixture.run("ALTER TABLE short SET (ttl = 'none')");
+    let fixture = fixture.reopen(false);
+    write(&fixture, "short", "stays", "{}");
+    std::thread::sleep(Duration::from_millis(1_500));
+    assert_eq!(count(&fixture), 2);
+    // Set again it is about what is there, from the first record on.
+    fixture.run("ALTER TABLE short SET (ttl = '200 ms')");
+    until("the rest goes", &mut || count(&fixture) == 0);
+    for (sql, code) in [
+        ("ALTER TABLE short SET (ttl = 'soon')", "22023"),
+        ("ALTER TABLE short SET (ttl = '0 s')", "22023"),
+        ("CREATE TABLE r (id INT PRIMARY KEY) WITH (ttl = '1 s')", "22023"),
+        ("CREATE STREAM s; CREATE TABLE of_s USING document FROM STREAM s; ALTER TABLE of_s SET (ttl = '1 s')", "42809"),
+    ] {
+        assert_eq!(fixture.error(sql).code(), code, "{sql}");
+    }
+}

@@ -74,6 +74,13 @@ pub enum CatalogRecord {
         /// None: to the first record.
         history: Option<History>,
     },
+    /// Its documents go after this long from here on.
+    TtlAltered {
+        /// The table's id.
+        id: u32,
+        /// Milliseconds; none: they stay.
+        ttl_ms: Option<u64>,
+    },
     /// The next generation of a document table that begins to serve has this mapping.
     MappingAltered {
         /// Its id.

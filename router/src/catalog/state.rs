@@ -132,6 +132,9 @@ pub struct TableDef {
     /// How far back it can be read; none: to the first record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<History>,
+    /// Documents go when their newest version is older than this; none: they stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_ms: Option<u64>,
 }
 
 impl TableDef {
@@ -263,6 +266,7 @@ impl CatalogState {
                 }
             }),
             CatalogRecord::HistoryAltered { id, history } => self.change(id, |def| def.history = history),
+            CatalogRecord::TtlAltered { id, ttl_ms } => self.change(id, |def| def.ttl_ms = ttl_ms),
             CatalogRecord::TableRenamed { id, name } => self.change(id, |def| def.name = name),
             CatalogRecord::ColumnsAltered { id, schema } => {
                 // A sequence goes with its column.

@@ -22,7 +22,7 @@ use datafusion::sql::sqlparser::ast::{
 use logcore::{ErrorKind, Offset};
 use rowstore::{Column, Constraint, IndexColumn, RowTable, Rule, ScanRequest, TableSchema, Value};
 
-use super::{check_name, done, history, mapping, query, search_name};
+use super::{check_name, done, history, mapping, query, search_name, ttl};
 use crate::answer::SqlAnswer;
 use crate::append::blocking;
 use crate::catalog::{CatalogRecord, Source, TableDef, TableKind};
@@ -64,6 +64,9 @@ pub async fn execute(database: &Database, statement: AlterTable, context: Contex
         return rename(database, &def, &name_of(new)).await;
     }
     if let [AlterTableOperation::SetOptionsParens { options }] = &statement.operations[..] {
+        if ttl::is_meant(options) {
+            return ttl::alter(database, &def, options).await;
+        }
         let is_searched = catalog.search_side(def.id).is_some() || matches!(def.kind, TableKind::Document(_));
         if is_searched && !history::is_meant(options) {
             return mapping::alter(database, ddl, &def, options, context).await;

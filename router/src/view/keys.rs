@@ -32,6 +32,7 @@ pub fn definition(id: u32, stream: &StreamDef) -> TableDef {
         next_mapping: None,
         newest: 1,
         history: None,
+        ttl_ms: None,
     }
 }
 

@@ -18,6 +18,7 @@ pub fn options(dir: &std::path::Path) -> DatabaseOptions {
     options.log.partition.segment_bytes = 1 << 20;
     options.log.reserve_bytes = 0;
     options.driver.refresh = Duration::from_millis(50);
+    options.expiry_interval = Duration::from_millis(50);
     options
 }
 
