@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 use tantivy::aggregation::agg_req::Aggregations;
 use tantivy::aggregation::agg_result::AggregationResults;
-use tantivy::aggregation::{AggContextParams, AggregationCollector, AggregationLimitsGuard};
+use tantivy::aggregation::intermediate_agg_result::IntermediateAggregationResults;
+use tantivy::aggregation::{AggContextParams, AggregationLimitsGuard, DistributedAggregationCollector};
 
 use crate::error::{Error, nearest};
 use crate::index::Typed;
@@ -48,26 +49,52 @@ const KINDS: [Kind; 13] = [
     ("date_histogram", 'd', DATE_GRID),
 ];
 
-fn collector(snapshot: &DocumentSnapshot, request: Value) -> Result<AggregationCollector, Error> {
-    let aggregations: Aggregations =
-        serde_json::from_value(request).map_err(|error| Error::Aggregation { detail: error.to_string() })?;
-    let limits = AggregationLimitsGuard::new(Some(MEMORY_BYTES_MAX as u64), Some(BUCKETS_MAX));
-    Ok(AggregationCollector::from_aggs(aggregations, AggContextParams::new(limits, snapshot.shared.index.tokenizers().clone())))
+/// Aggregations of one part of what is searched.
+pub(crate) struct Aggregator {
+    request: Aggregations,
+    context: AggContextParams,
 }
 
-/// The collector of a request's aggregations, `None` when there are none.
-pub(crate) fn requested(
-    snapshot: &DocumentSnapshot,
-    aggregations: &Map<String, Value>,
-) -> Result<Option<AggregationCollector>, Error> {
+impl Aggregator {
+    fn new(snapshot: &DocumentSnapshot, request: Value) -> Result<Self, Error> {
+        let request = serde_json::from_value(request).map_err(|error| Error::Aggregation { detail: error.to_string() })?;
+        let limits = AggregationLimitsGuard::new(Some(MEMORY_BYTES_MAX as u64), Some(BUCKETS_MAX));
+        Ok(Self { request, context: AggContextParams::new(limits, snapshot.shared.index.tokenizers().clone()) })
+    }
+
+    pub(crate) fn collector(&self) -> DistributedAggregationCollector {
+        DistributedAggregationCollector::from_aggs(self.request.clone(), self.context.clone())
+    }
+
+    /// What the parts together come to.
+    pub(crate) fn result(&self, found: IntermediateAggregationResults) -> Result<AggregationResults, Error> {
+        Ok(found.into_final_result(self.request.clone(), self.context.limits.clone())?)
+    }
+}
+
+/// Adds what another part found.
+pub(crate) fn unite(
+    all: &mut Option<IntermediateAggregationResults>,
+    other: Option<IntermediateAggregationResults>,
+) -> Result<(), Error> {
+    match (all.as_mut(), other) {
+        (Some(all), Some(other)) => all.merge_fruits(other)?,
+        (None, Some(other)) => *all = Some(other),
+        (_, None) => {}
+    }
+    Ok(())
+}
+
+/// A request's aggregations, `None` when there are none.
+pub(crate) fn requested(snapshot: &DocumentSnapshot, aggregations: &Map<String, Value>) -> Result<Option<Aggregator>, Error> {
     if aggregations.is_empty() {
         return Ok(None);
     }
-    collector(snapshot, Value::Object(rewrite(snapshot, aggregations, "aggs", 0)?)).map(Some)
+    Aggregator::new(snapshot, Value::Object(rewrite(snapshot, aggregations, "aggs", 0)?)).map(Some)
 }
 
-/// The collector of a request's facets, `None` when there are none.
-pub(crate) fn facets(snapshot: &DocumentSnapshot, facets: &Facets) -> Result<Option<AggregationCollector>, Error> {
+/// A request's facets, `None` when there are none.
+pub(crate) fn facets(snapshot: &DocumentSnapshot, facets: &Facets) -> Result<Option<Aggregator>, Error> {
     if facets.0.is_empty() {
         return Ok(None);
     }
@@ -76,7 +103,7 @@ pub(crate) fn facets(snapshot: &DocumentSnapshot, facets: &Facets) -> Result<Opt
         let terms = json!({ "field": form_of(snapshot, path, 'k', "facets")?, "size": size, "segment_size": SEGMENT_VALUES });
         request.insert(path.clone(), json!({ "terms": terms }));
     }
-    collector(snapshot, Value::Object(request)).map(Some)
+    Aggregator::new(snapshot, Value::Object(request)).map(Some)
 }
 
 /// The counts of the facets, the most frequent value first.

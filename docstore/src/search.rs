@@ -1,9 +1,10 @@
 //! Runs a search request: the hits with their documents and highlights, the total, facets and aggregations, in one pass.
 //!
-//! HTTP and SQL call [`DocumentSnapshot::search`]; the caller adds the cut and the time it took.
+//! The catalog's owner calls [`search`] with the partitions of a table; it adds the cut and the time it took.
 //!
 //! # Invariants
 //! - Hits are ordered as tantivy ranks them (BM25), ties by their place in the index; with a `sort`, as [`crate::sort`] says.
+//! - Partitions make no difference: scores rest on the statistics of all of them, counts and aggregations are sums.
 //! - Bounded: hits and their bytes, facet values, highlight characters, buckets and their memory have limits that answer with an error.
 
 use std::collections::BTreeMap;
@@ -11,21 +12,22 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
-use tantivy::aggregation::AggregationCollector;
+use tantivy::aggregation::intermediate_agg_result::IntermediateAggregationResults;
 use tantivy::collector::{Collector, Count, TopDocs};
 use tantivy::columnar::StrColumn;
-use tantivy::query::Query;
-use tantivy::{DocAddress, Score};
+use tantivy::query::{Bm25StatisticsProvider, EnableScoring, Query};
+use tantivy::schema::Field;
+use tantivy::{DocAddress, Score, Searcher, Term};
 
-use crate::aggregations;
+use crate::aggregations::{self, Aggregator};
 use crate::error::Error;
 use crate::highlight::Highlighter;
 use crate::index::Stored;
 use crate::mapping::{scalar_text, split_path, visit_values};
 use crate::query::{Compiler, Marks};
 use crate::request::{self, Fuzziness, HITS_MAX, Highlight, SearchRequest};
-use crate::sort::{Keys, SortCollector, Sorted};
-use crate::suggest::Suggestions;
+use crate::sort::{Keys, SortCollector, Sorted, SortedHit};
+use crate::suggest::{self, Suggestions};
 use crate::table::{DocumentSnapshot, corrupt};
 use crate::text::Operator;
 
@@ -79,68 +81,245 @@ pub struct FacetCount {
     pub count: u64,
 }
 
-/// What one pass over the index collected.
+/// What one pass over a part collected.
 struct Found {
     hits: Vec<FoundHit>,
     total: u64,
-    facets: BTreeMap<String, Vec<FacetCount>>,
-    aggs: Value,
+    facets: Option<IntermediateAggregationResults>,
+    aggs: Option<IntermediateAggregationResults>,
 }
 
 /// A hit before its document is read.
 struct FoundHit {
+    part: usize,
     score: Option<Score>,
-    sort: Option<Vec<Value>>,
+    /// Its values of the order, where one was asked for.
+    values: Vec<Sorted>,
     address: DocAddress,
 }
 
-type Aggregators = (Option<AggregationCollector>, Option<AggregationCollector>);
+/// One part of what is searched, and the request as it understands it.
+struct Part<'a> {
+    snapshot: &'a DocumentSnapshot,
+    query: Box<dyn Query>,
+    marks: Marks,
+    facets: Option<Aggregator>,
+    aggs: Option<Aggregator>,
+    keys: Option<Keys>,
+}
+
+impl<'a> Part<'a> {
+    /// Where `lenient`, what nobody knows matches nothing, is counted nowhere, and has no order.
+    fn new(snapshot: &'a DocumentSnapshot, request: &SearchRequest, lenient: bool) -> Result<Self, Error> {
+        let forgiving = |found: Result<Option<Aggregator>, Error>| match found {
+            Err(Error::UnknownField { .. }) if lenient => Ok(None),
+            found => found,
+        };
+        let mut compiler = Compiler::new(snapshot).lenient(lenient || request.lenient);
+        let query = compiler.request(&request.query)?;
+        let keys = (!request.sort.0.is_empty()).then(|| Keys::of(snapshot, &request.sort.0, lenient)).transpose()?;
+        Ok(Self {
+            snapshot,
+            query,
+            marks: compiler.into_marks(),
+            facets: forgiving(aggregations::facets(snapshot, &request.facets))?,
+            aggs: forgiving(aggregations::requested(snapshot, &request.aggs))?,
+            keys,
+        })
+    }
+
+    /// The parts, all of them. A path that was found in the documents of one of them is known to the others.
+    fn all(snapshots: &'a [DocumentSnapshot], request: &SearchRequest) -> Result<Vec<Self>, Error> {
+        let strict: Vec<_> = snapshots.iter().map(|snapshot| Self::new(snapshot, request, false)).collect();
+        let is_known = strict.iter().any(Result::is_ok);
+        let parts = strict.into_iter().zip(snapshots).map(|(part, snapshot)| match part {
+            Err(Error::UnknownField { .. }) if is_known => Self::new(snapshot, request, true),
+            part => part,
+        });
+        parts.collect()
+    }
+
+    fn collect(&self, number: usize, request: &SearchRequest, statistics: &dyn Bm25StatisticsProvider) -> Result<Found, Error> {
+        let reach = request.from + request.size;
+        let Some(keys) = &self.keys else {
+            let top = (reach > 0).then(|| TopDocs::with_limit(reach).order_by_score());
+            let hit = |(score, address)| FoundHit { part: number, score: Some(score), values: Vec::new(), address };
+            return self.run(top, statistics, is_counted_apart(&request.query), hit);
+        };
+        let after = request.search_after.as_ref().map(|after| keys.read(after)).transpose()?;
+        let top = (reach > 0).then(|| SortCollector { keys: keys.clone(), after, limit: reach });
+        let hit = |(values, address): SortedHit| FoundHit { part: number, score: keys.score_of(&values), values, address };
+        self.run(top, statistics, false, hit)
+    }
+
+    fn run<K: Send + 'static, C: Collector<Fruit = Vec<(K, DocAddress)>>>(
+        &self,
+        top: Option<C>,
+        statistics: &dyn Bm25StatisticsProvider,
+        counted_apart: bool,
+        hit: impl Fn((K, DocAddress)) -> FoundHit,
+    ) -> Result<Found, Error> {
+        let (searcher, query) = (&self.snapshot.searcher, &*self.query);
+        let facets = self.facets.as_ref().map(Aggregator::collector);
+        let aggs = self.aggs.as_ref().map(Aggregator::collector);
+        let (hits, total, facets, aggs) = match (top, facets, aggs) {
+            // Without looking at every document, where the index knows the number.
+            (None, None, None) => (None, searcher.search(query, &Count)?, None, None),
+            (Some(top), None, None) if counted_apart => {
+                let hits = searcher.search_with_statistics_provider(query, &top, statistics)?;
+                (Some(hits), searcher.search(query, &Count)?, None, None)
+            }
+            (Some(top), None, None) => {
+                let (hits, total) = searcher.search_with_statistics_provider(query, &(top, Count), statistics)?;
+                (Some(hits), total, None, None)
+            }
+            (top, facets, aggs) => searcher.search_with_statistics_provider(query, &(top, Count, facets, aggs), statistics)?,
+        };
+        let hits = hits.unwrap_or_default().into_iter().map(hit).collect();
+        Ok(Found { hits, total: total as u64, facets, aggs })
+    }
+
+    fn explain(&self, address: DocAddress, statistics: &dyn Bm25StatisticsProvider) -> Result<Value, Error> {
+        let searcher = &self.snapshot.searcher;
+        let weight = self.query.weight(EnableScoring::enabled_from_statistics_provider(statistics, searcher))?;
+        let explanation = weight.explain(searcher.segment_reader(address.segment_ord), address.doc_id)?;
+        serde_json::to_value(explanation).map_err(|error| Error::Request { at: "explain".to_owned(), message: error.to_string() })
+    }
+
+    fn highlighters(&mut self, highlight: &Highlight) -> Result<Vec<(String, Vec<String>, Highlighter)>, Error> {
+        let make = |path: &String| {
+            let marks = self.marks.remove(path).unwrap_or_default();
+            let highlighter = self.snapshot.highlighter_of(path, marks, highlight.max_chars)?;
+            Ok((path.clone(), split_path(path), highlighter))
+        };
+        highlight.fields.iter().map(make).collect()
+    }
+}
+
+/// What scores rest on: the same for a document wherever it is.
+struct Statistics<'a>(&'a [DocumentSnapshot]);
+
+impl Statistics<'_> {
+    fn sum(&self, of: impl Fn(&Searcher) -> tantivy::Result<u64>) -> tantivy::Result<u64> {
+        self.0.iter().map(|snapshot| of(&snapshot.searcher)).sum()
+    }
+}
+
+impl Bm25StatisticsProvider for Statistics<'_> {
+    fn total_num_tokens(&self, field: Field) -> tantivy::Result<u64> {
+        self.sum(|searcher| searcher.total_num_tokens(field))
+    }
+
+    fn total_num_docs(&self) -> tantivy::Result<u64> {
+        self.sum(Bm25StatisticsProvider::total_num_docs)
+    }
+
+    fn doc_freq(&self, term: &Term) -> tantivy::Result<u64> {
+        self.sum(|searcher| Bm25StatisticsProvider::doc_freq(searcher, term))
+    }
+}
+
+/// Runs a search request over the partitions of a table, as if they were one.
+///
+/// # Errors
+/// What is wrong with the request, its query text or its fields; limits; a damaged index.
+pub fn search(snapshots: &[DocumentSnapshot], request: &SearchRequest) -> Result<SearchResponse, Error> {
+    check(request)?;
+    let mut parts = Part::all(snapshots, request)?;
+    let statistics = Statistics(snapshots);
+    let (mut hits, mut total, mut facets, mut aggs) = (Vec::new(), 0, None, None);
+    for (number, part) in parts.iter().enumerate() {
+        let found = part.collect(number, request, &statistics)?;
+        hits.extend(found.hits);
+        total += found.total;
+        aggregations::unite(&mut facets, found.facets)?;
+        aggregations::unite(&mut aggs, found.aggs)?;
+    }
+    if parts.len() > 1 {
+        // Equal ones stay in the order of their parts.
+        hits.sort_by(|one, other| match &parts[one.part].keys {
+            Some(keys) => keys.order(&one.values, &other.values),
+            None => other.score.unwrap_or_default().total_cmp(&one.score.unwrap_or_default()),
+        });
+        hits.truncate(request.from + request.size);
+    }
+    hits.drain(..request.from.min(hits.len()));
+    let hits = read(&mut parts, hits, request, &statistics)?;
+    let result = |asked: Option<&Aggregator>, found: Option<IntermediateAggregationResults>| {
+        asked.zip(found).map(|(aggregator, found)| aggregator.result(found)).transpose()
+    };
+    let facets = result(parts.iter().find_map(|part| part.facets.as_ref()), facets)?;
+    let aggs = result(parts.iter().find_map(|part| part.aggs.as_ref()), aggs)?;
+    Ok(SearchResponse {
+        total,
+        hits,
+        facets: facets.as_ref().map(aggregations::facet_counts).transpose()?.unwrap_or_default(),
+        aggs: aggs.as_ref().map(aggregations::to_value).transpose()?.unwrap_or_else(|| Value::Object(Map::new())),
+        suggest: request
+            .suggest
+            .iter()
+            .map(|(name, asked)| Ok((name.clone(), suggest::near(snapshots, asked)?)))
+            .collect::<Result<_, Error>>()?,
+    })
+}
+
+/// What no part has to look at to see that it is wrong.
+fn check(request: &SearchRequest) -> Result<(), Error> {
+    let reach = request.from.saturating_add(request.size);
+    if reach > HITS_MAX {
+        let hint = "narrow the query, or read the table with SQL";
+        return Err(Error::TooLarge { what: format!("from + size = {reach}"), max: HITS_MAX, hint });
+    }
+    let message = match &request.search_after {
+        Some(_) if request.sort.0.is_empty() => {
+            "needs a `sort`, for example [\"_score\"]; each hit then has a `sort` of its own to give back"
+        }
+        Some(_) if request.from > 0 => "goes without `from`: the page begins behind that hit",
+        _ => return Ok(()),
+    };
+    Err(Error::Request { at: "search_after".to_owned(), message: message.to_owned() })
+}
+
+/// Reads the documents of hits.
+fn read(
+    parts: &mut [Part<'_>],
+    found: Vec<FoundHit>,
+    request: &SearchRequest,
+    statistics: &Statistics<'_>,
+) -> Result<Vec<Hit>, Error> {
+    let paths: Option<Vec<Vec<String>>> =
+        request.fields.as_ref().map(|paths| paths.iter().map(|path| split_path(path)).collect());
+    let mut highlighters = Vec::new();
+    for part in parts.iter_mut() {
+        highlighters.push(request.highlight.as_ref().map(|highlight| part.highlighters(highlight)).transpose()?);
+    }
+    let mut ids: Vec<Ids<'_>> = parts.iter().map(|part| Ids::new(part.snapshot)).collect();
+    let (mut hits, mut bytes) = (Vec::with_capacity(found.len()), 0);
+    for FoundHit { part: number, score, values, address } in found {
+        let part = &parts[number];
+        let mut stored = part.snapshot.stored(address)?;
+        let id = stored.id.take();
+        let (doc, highlight) = show(stored, paths.as_deref(), highlighters[number].as_deref_mut())?;
+        bytes += doc.get().len();
+        if bytes > RESPONSE_BYTES_MAX {
+            let hint = "ask for fewer hits, or only for some `fields`";
+            return Err(Error::TooLarge { what: "the bytes of the documents found".to_owned(), max: RESPONSE_BYTES_MAX, hint });
+        }
+        let explanation = request.explain.then(|| part.explain(address, statistics)).transpose()?;
+        let id = id.map_or_else(|| ids[number].of(address), Ok)?;
+        let sort = part.keys.is_some().then(|| values.iter().map(Sorted::to_json).collect());
+        hits.push(Hit { id, score, doc, highlight, sort, explanation });
+    }
+    Ok(hits)
+}
 
 impl DocumentSnapshot {
-    /// Runs a search request.
+    /// Runs a search request over this one alone.
     ///
     /// # Errors
-    /// What is wrong with the request, its query text or its fields; limits; a damaged index.
+    /// As [`search`].
     pub fn search(&self, request: &SearchRequest) -> Result<SearchResponse, Error> {
-        let reach = request.from.saturating_add(request.size);
-        if reach > HITS_MAX {
-            let hint = "narrow the query, or read the table with SQL";
-            return Err(Error::TooLarge { what: format!("from + size = {reach}"), max: HITS_MAX, hint });
-        }
-        let mut compiler = Compiler::new(self).lenient(request.lenient);
-        let query = compiler.request(&request.query)?;
-        let mut highlighters = match &request.highlight {
-            Some(highlight) => Some(self.highlighters(highlight, compiler.into_marks())?),
-            None => None,
-        };
-        let facets = aggregations::facets(self, &request.facets)?;
-        let aggs = aggregations::requested(self, &request.aggs)?;
-        let found = self.collect(&*query, request, (facets, aggs))?;
-        let paths: Option<Vec<Vec<String>>> =
-            request.fields.as_ref().map(|paths| paths.iter().map(|path| split_path(path)).collect());
-        let mut ids = Ids::new(self);
-        let mut hits = Vec::with_capacity(found.hits.len());
-        let mut bytes = 0;
-        for FoundHit { score, sort, address } in found.hits {
-            let mut stored = self.stored(address)?;
-            let id = stored.id.take();
-            let (doc, highlight) = show(stored, paths.as_deref(), highlighters.as_deref_mut())?;
-            bytes += doc.get().len();
-            if bytes > RESPONSE_BYTES_MAX {
-                let hint = "ask for fewer hits, or only for some `fields`";
-                return Err(Error::TooLarge {
-                    what: "the bytes of the documents found".to_owned(),
-                    max: RESPONSE_BYTES_MAX,
-                    hint,
-                });
-            }
-            let explanation = request.explain.then(|| self.explain(&*query, address)).transpose()?;
-            let id = id.map_or_else(|| ids.of(address), Ok)?;
-            hits.push(Hit { id, score, doc, highlight, sort, explanation });
-        }
-        let suggest = request.suggest.iter().map(|(name, suggest)| Ok((name.clone(), self.suggest(suggest)?)));
-        let suggest = suggest.collect::<Result<_, Error>>()?;
-        Ok(SearchResponse { total: found.total, hits, facets: found.facets, aggs: found.aggs, suggest })
+        search(std::slice::from_ref(self), request)
     }
 
     /// How many documents match a query.
@@ -150,74 +329,6 @@ impl DocumentSnapshot {
     pub fn count_matching(&self, query: &request::Query) -> Result<u64, Error> {
         let query = Compiler::new(self).request(query)?;
         Ok(self.searcher.search(&*query, &Count)? as u64)
-    }
-
-    fn explain(&self, query: &dyn Query, address: DocAddress) -> Result<Value, Error> {
-        let explanation = query.explain(&self.searcher, address)?;
-        serde_json::to_value(explanation).map_err(|error| Error::Request { at: "explain".to_owned(), message: error.to_string() })
-    }
-
-    fn highlighters(&self, highlight: &Highlight, mut marks: Marks) -> Result<Vec<(String, Vec<String>, Highlighter)>, Error> {
-        let make = |path: &String| {
-            let highlighter = self.highlighter_of(path, marks.remove(path).unwrap_or_default(), highlight.max_chars)?;
-            Ok((path.clone(), split_path(path), highlighter))
-        };
-        highlight.fields.iter().map(make).collect()
-    }
-
-    fn collect(&self, query: &dyn Query, request: &SearchRequest, aggregators: Aggregators) -> Result<Found, Error> {
-        if request.sort.0.is_empty() {
-            if request.search_after.is_some() {
-                let message = "needs a `sort`, for example [\"_score\"]; each hit then has a `sort` of its own to give back";
-                return Err(Error::Request { at: "search_after".to_owned(), message: message.to_owned() });
-            }
-            let top = (request.size > 0).then(|| TopDocs::with_limit(request.size).and_offset(request.from).order_by_score());
-            let by_score = |(score, address)| FoundHit { score: Some(score), sort: None, address };
-            return self.run(query, top, aggregators, is_counted_apart(&request.query), by_score);
-        }
-        let keys = Keys::of(self, &request.sort.0)?;
-        let after = request.search_after.as_ref().map(|after| keys.read(after)).transpose()?;
-        if after.is_some() && request.from > 0 {
-            let message = "goes without `from`: the page begins behind that hit";
-            return Err(Error::Request { at: "search_after".to_owned(), message: message.to_owned() });
-        }
-        let limit = request.from + request.size;
-        let top = (request.size > 0).then(|| SortCollector { keys: keys.clone(), after, limit });
-        let mut found = self.run(query, top, aggregators, false, |(values, address)| FoundHit {
-            score: keys.score_of(&values),
-            sort: Some(values.iter().map(Sorted::to_json).collect()),
-            address,
-        })?;
-        found.hits.drain(..request.from.min(found.hits.len()));
-        Ok(found)
-    }
-
-    fn run<K: Send + 'static, C: Collector<Fruit = Vec<(K, DocAddress)>>>(
-        &self,
-        query: &dyn Query,
-        top: Option<C>,
-        (facets, aggs): Aggregators,
-        counted_apart: bool,
-        hit: impl Fn((K, DocAddress)) -> FoundHit,
-    ) -> Result<Found, Error> {
-        let (hits, total, facets, aggs) = match (top, facets, aggs) {
-            // Without looking at every document, where the index knows the number.
-            (None, None, None) => (None, self.searcher.search(query, &Count)?, None, None),
-            (Some(top), None, None) if counted_apart => {
-                (Some(self.searcher.search(query, &top)?), self.searcher.search(query, &Count)?, None, None)
-            }
-            (Some(top), None, None) => {
-                let (hits, total) = self.searcher.search(query, &(top, Count))?;
-                (Some(hits), total, None, None)
-            }
-            (top, facets, aggs) => self.searcher.search(query, &(top, Count, facets, aggs))?,
-        };
-        Ok(Found {
-            hits: hits.unwrap_or_default().into_iter().map(hit).collect(),
-            total: total as u64,
-            facets: facets.as_ref().map(aggregations::facet_counts).transpose()?.unwrap_or_default(),
-            aggs: aggs.as_ref().map(aggregations::to_value).transpose()?.unwrap_or_else(|| Value::Object(Map::new())),
-        })
     }
 }
 

@@ -151,7 +151,8 @@ fn number(number: Number) -> Sorted {
 
 impl Keys {
     /// The keys of a request; `_id` is the last one, whether it was named or not.
-    pub(crate) fn of(snapshot: &DocumentSnapshot, sort: &[SortKey]) -> Result<Self, Error> {
+    /// Where `lenient`, documents have no value of what nobody knows.
+    pub(crate) fn of(snapshot: &DocumentSnapshot, sort: &[SortKey], lenient: bool) -> Result<Self, Error> {
         let mut keys = Vec::new();
         for SortKey { field, descending, missing_first } in sort {
             let field = snapshot.whole_values_of(field).unwrap_or(field);
@@ -159,12 +160,14 @@ impl Keys {
                 "_score" => By::Score,
                 "_id" => By::Id,
                 path if snapshot.shared.fields.path(path).is_none() && snapshot.dynamic.paths.contains(path) => By::Dynamic,
-                path => match snapshot.shared.fields.facet(path)?.typed {
-                    Typed::Any { .. } => By::Any,
-                    Typed::Keyword | Typed::Boolean => By::Text,
-                    Typed::Number { .. } => By::Number,
-                    Typed::Date(_) => By::Date,
-                    Typed::Ip(_) => By::Ip,
+                path => match snapshot.shared.fields.facet(path).map(|facet| facet.typed) {
+                    Err(Error::UnknownField { .. }) if lenient => By::Dynamic,
+                    Err(error) => return Err(error),
+                    Ok(Typed::Any { .. }) => By::Any,
+                    Ok(Typed::Keyword | Typed::Boolean) => By::Text,
+                    Ok(Typed::Number { .. }) => By::Number,
+                    Ok(Typed::Date(_)) => By::Date,
+                    Ok(Typed::Ip(_)) => By::Ip,
                 },
             };
             keys.push(Key { by, path: field.to_owned(), descending: *descending, missing_first: *missing_first });
@@ -203,7 +206,7 @@ impl Keys {
     }
 
     /// Compares the values that both sides have.
-    fn order(&self, one: &[Sorted], other: &[Sorted]) -> Ordering {
+    pub(crate) fn order(&self, one: &[Sorted], other: &[Sorted]) -> Ordering {
         let orders = self.0.iter().zip(one.iter().zip(other)).map(|(key, (one, other))| key.order(one, other));
         orders.fold(Ordering::Equal, Ordering::then)
     }

@@ -180,6 +180,17 @@ pub struct FoundField {
     pub booleans: bool,
 }
 
+impl FoundField {
+    /// Adds the types that another part found at this path.
+    pub const fn unite(&mut self, other: &Self) {
+        self.texts |= other.texts;
+        self.integers |= other.integers;
+        self.floats |= other.floats;
+        self.dates |= other.dates;
+        self.booleans |= other.booleans;
+    }
+}
+
 /// One committed state of a document table.
 #[derive(Clone)]
 pub struct DocumentSnapshot {

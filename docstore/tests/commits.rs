@@ -362,6 +362,6 @@ fn every_query_finds_what_a_straightforward_evaluation_finds() {
         *ranked.entry(json.as_object().unwrap().keys().next().unwrap().clone()).or_insert(0) += 1;
     }
     assert!(found > QUERIES / 2, "{found} queries found anything");
-    println!("{} commits, {QUERIES} queries, {found} of which find any; ranked as tantivy does: {ranked:?}", commits.len());
+    eprintln!("{} commits, {QUERIES} queries, {found} of which find any; ranked as tantivy does: {ranked:?}", commits.len());
     assert!(ranked.values().sum::<i32>() > 40, "{ranked:?}");
 }

@@ -9,13 +9,13 @@ mod common;
 mod corpus;
 
 use std::cmp::Ordering;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex};
 
 use common::{Fixture, ids, search};
 use corpus::{CORPUS, Count, Doc, KINDS, Random, WORDS, has_phrase, has_word, tokens};
 use docstore::mapping::MappingOptions;
 use docstore::text::Operator;
-use docstore::{Mapping, Percolator, SearchRequest};
+use docstore::{DocumentSnapshot, Mapping, Percolator, SearchRequest};
 use serde_json::{Value, json};
 use tantivy::query::{BooleanQuery, BoostQuery, ConstScoreQuery, DisjunctionMaxQuery, Occur, PhraseQuery, Query, TermQuery};
 use tantivy::schema::IndexRecordOption;
@@ -458,6 +458,106 @@ fn pages_by_score_and_within_a_query_leave_nothing_out() {
             }
         }
     }
+}
+
+/// The corpus again, in three partitions.
+static PARTS: LazyLock<(Vec<DocumentSnapshot>, Mutex<Vec<(Fixture, tempfile::TempDir)>>)> = LazyLock::new(|| {
+    let mut parts = Vec::new();
+    for part in 0..3 {
+        let dir = tempfile::tempdir().unwrap();
+        // Values of all paths that have columns of their own come first, as in the whole.
+        let mut fixture = Fixture::open(dir.path(), corpus::mapping());
+        fixture.put("first", &json!({"x": {"p": 1, "q": 1, "r": 1}}));
+        for (n, doc) in CORPUS.docs.iter().enumerate().filter(|(n, _)| n % 3 == part) {
+            fixture.put(&doc.id, &doc.json());
+            if n % 50 == 49 {
+                fixture.commit();
+            }
+        }
+        fixture.apply(&[("first".to_owned(), None)]);
+        let snapshot = fixture.commit();
+        parts.push((snapshot, (fixture, dir)));
+    }
+    let (snapshots, held) = parts.into_iter().unzip();
+    (snapshots, Mutex::new(held))
+});
+
+#[test]
+fn partitions_make_no_difference() {
+    let of = |parts: &[DocumentSnapshot], request: &Value| {
+        docstore::search::search(parts, &serde_json::from_value(request.clone()).unwrap())
+    };
+    let mut answered = 0;
+    for seed in 1..=200_u64 {
+        let mut random = Random(seed.wrapping_mul(0xD134_2543_DE82_EF95));
+        let query = generate(&mut random, 2).json;
+        let sort = random.of(&["_id", "size", "count", "at", "x.p", "net.addr"]);
+        let request = json!({
+            "query": query, "size": 20, "from": random.below(10), "sort": {sort: random.of(&["asc", "desc"])},
+            "facets": {"tags": 100, "kind": 100, "x.p": 100}, "highlight": ["body"], "fields": ["body"],
+            "aggs": {
+                "kinds": {"terms": {"field": "kind"}, "aggs": {"mean": {"avg": {"field": "size"}}}},
+                "counts": {"stats": {"field": "count"}}, "all": {"cardinality": {"field": "tags"}}
+            },
+            "suggest": {"s": {"text": "crsah tron", "field": "body"}}
+        });
+        let (whole, parts) = (of(std::slice::from_ref(&CORPUS.snapshot), &request).unwrap(), of(&PARTS.0, &request).unwrap());
+        let hits = |response: &docstore::SearchResponse| {
+            response
+                .hits
+                .iter()
+                .map(|hit| (hit.id.clone(), hit.doc.get().to_owned(), format!("{:?}", hit.highlight)))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!((parts.total, hits(&parts)), (whole.total, hits(&whole)), "seed {seed}: {request}");
+        assert_eq!(parts.facets, whole.facets, "seed {seed}: {request}");
+        assert_eq!(parts.suggest.len(), whole.suggest.len());
+        // Sums of floats may differ in their last digits.
+        let (a, b) = (parts.aggs["counts"]["sum"].as_f64(), whole.aggs["counts"]["sum"].as_f64());
+        assert!(a.zip(b).is_none_or(|(a, b)| (a - b).abs() <= 1e-9 * b.abs().max(1.0)), "seed {seed}: {a:?} {b:?}");
+        assert_eq!(parts.aggs["all"], whole.aggs["all"]);
+        let buckets = |aggs: &Value| {
+            aggs["kinds"]["buckets"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|b| (b["key"].clone(), b["doc_count"].clone()))
+                .collect::<Vec<_>>()
+        };
+        let sorted = |aggs: &Value| {
+            let mut buckets = buckets(aggs);
+            buckets.sort_by_key(|bucket| bucket.0.to_string());
+            buckets
+        };
+        assert_eq!(sorted(&parts.aggs), sorted(&whole.aggs), "seed {seed}: {request}");
+        answered += usize::from(whole.total > 0);
+    }
+    assert!(answered > 100, "{answered}");
+    // Scores rest on all of it: the best have the same, whatever the order among equals. Deleted documents count until they are merged away.
+    let request = json!({"query": {"match": {"body": "torn"}}, "size": 300, "explain": true});
+    let parts = of(&PARTS.0, &request).unwrap();
+    assert!(parts.hits.windows(2).all(|pair| pair[0].score >= pair[1].score));
+    for hit in &parts.hits {
+        let explained = hit.explanation.as_ref().unwrap()["value"].as_f64().unwrap();
+        assert!((explained - f64::from(hit.score.unwrap())).abs() < 1e-3, "{hit:?}");
+    }
+    let same = |one: &Value, other: &Value| one["body"] == other["body"];
+    let docs: Vec<(Value, f32)> =
+        parts.hits.iter().map(|hit| (serde_json::from_str(hit.doc.get()).unwrap(), hit.score.unwrap())).collect();
+    for (doc, score) in &docs {
+        assert!(docs.iter().filter(|(other, _)| same(doc, other)).all(|(_, other)| (other - score).abs() < 1e-6));
+    }
+    // What only one of them knows is known.
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (mut one, mut two) = (Fixture::open(dir.path(), corpus::mapping()), Fixture::open(other.path(), corpus::mapping()));
+    one.put("a", &json!({"only": "here", "n": 3}));
+    two.put("b", &json!({"other": "there"}));
+    let both = [one.commit(), two.commit()];
+    let found = of(&both, &json!({"query": {"match": {"only": "here"}}, "sort": [{"n": "desc"}], "facets": ["only"]})).unwrap();
+    assert_eq!((found.total, found.hits[0].id.as_str(), found.facets["only"][0].count), (1, "a", 1));
+    let all = of(&both, &json!({"sort": [{"n": {"order": "desc", "missing": "_first"}}]})).unwrap();
+    assert_eq!(all.hits.iter().map(|hit| hit.id.as_str()).collect::<Vec<_>>(), ["b", "a"]);
+    assert!(of(&both, &json!({"query": {"match": {"nobody": "x"}}})).is_err());
 }
 
 #[test]

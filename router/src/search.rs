@@ -1,10 +1,8 @@
 //! Search requests: against the search side of a document table, at a position, answered in whatever form a door has.
 //!
 //! `POST /v1/search` and the door for Elasticsearch's clients call it; SQL searches by itself, see [`crate::provider::document`].
-//!
-//! # Not done
-//! Search requests over streams of several partitions; SQL reads those.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,11 +16,11 @@ use crate::error::{Error, Result, sqlstate};
 use crate::position::Cut;
 use crate::query::Context;
 use crate::sql::rewrite::{TableUse, Uses};
-use crate::view::running::Generation;
+use crate::view::running::{Generation, Part};
 
-/// A committed state of what searches a table.
+/// A committed state of what searches a table, of all its partitions.
 struct State {
-    snapshot: DocumentSnapshot,
+    snapshots: Vec<DocumentSnapshot>,
     cut: Cut,
     /// Its files stay while this is held.
     generation: Arc<Generation>,
@@ -53,7 +51,7 @@ impl Database {
     ) -> Result<(T, Cut)> {
         let request: SearchRequest = serde_json::from_value(request)
             .map_err(|error| Error::invalid(format!("search request: {error}")).hint("see the HTTP reference, search request"))?;
-        self.look(table, wait, deadline, move |snapshot| show(snapshot.search(&request)?)).await
+        self.look(table, wait, deadline, move |snapshots| show(docstore::search::search(snapshots, &request)?)).await
     }
 
     /// What can be searched in a table, and how many documents it has.
@@ -61,9 +59,19 @@ impl Database {
     /// # Errors
     /// Unknown tables, tables of another kind.
     pub async fn searchable(&self, table: &str, deadline: Instant) -> Result<Searchable> {
-        let look = |snapshot: &DocumentSnapshot| {
-            let found = snapshot.found_fields()?;
-            Ok(Searchable { mapping: snapshot.mapping().clone(), found, documents: snapshot.count() })
+        let look = |snapshots: &[DocumentSnapshot]| {
+            let mut found: BTreeMap<String, FoundField> = BTreeMap::new();
+            for field in
+                snapshots.iter().map(DocumentSnapshot::found_fields).collect::<Result<Vec<_>, _>>()?.into_iter().flatten()
+            {
+                match found.get_mut(&field.path) {
+                    Some(known) => known.unite(&field),
+                    None => drop(found.insert(field.path.clone(), field)),
+                }
+            }
+            let mapping = snapshots.first().map(|snapshot| snapshot.mapping().clone()).unwrap_or_default();
+            let documents = snapshots.iter().map(DocumentSnapshot::count).sum();
+            Ok(Searchable { mapping, found: found.into_values().collect(), documents })
         };
         Ok(self.look(table, &Cut::new(), deadline, look).await?.0)
     }
@@ -87,13 +95,13 @@ impl Database {
         table: &str,
         wait: &Cut,
         deadline: Instant,
-        look: impl FnOnce(&DocumentSnapshot) -> Result<T> + Send + 'static,
+        look: impl FnOnce(&[DocumentSnapshot]) -> Result<T> + Send + 'static,
     ) -> Result<(T, Cut)> {
-        let State { snapshot, cut, generation } =
+        let State { snapshots, cut, generation } =
             self.searched(table, wait, deadline).await.map_err(|error| self.named(error))?;
         let looking = self.runtime().spawn_blocking(move || {
             let _held = generation;
-            look(&snapshot)
+            look(&snapshots)
         });
         match tokio::time::timeout_at(deadline.into(), looking).await {
             Ok(Ok(found)) => Ok((found?, cut)),
@@ -111,13 +119,10 @@ impl Database {
         let context = Context { params: &[], wait, deadline, transaction: None, numbers: None };
         let chosen = cut::choose(self, &uses, context).await?;
         let generation = Arc::clone(&chosen.generations[0]);
-        let [part] = &generation.parts[..] else {
-            return Err(Error::unsupported("a search request over a stream of several partitions is not supported yet")
-                .hint("use SQL: WHERE CONTAINS(...) ORDER BY score() DESC"));
-        };
-        let snapshot = chosen.documents.get(&(def.id, part.partition)).cloned();
-        let snapshot = snapshot.ok_or_else(|| Error::internal("a document table has a state"))?;
-        Ok(State { snapshot, cut: chosen.cut, generation })
+        let snapshot = |part: &Part| chosen.documents.get(&(def.id, part.partition)).cloned();
+        let snapshots = generation.parts.iter().map(snapshot).collect::<Option<Vec<_>>>();
+        let snapshots = snapshots.ok_or_else(|| Error::internal("each partition of a document table has a state"))?;
+        Ok(State { snapshots, cut: chosen.cut, generation })
     }
 }
 

@@ -119,6 +119,15 @@ fn views_of_streams_are_matched_partition_by_partition() {
     assert!(!first.is_empty() && !second.is_empty());
     let found: BTreeSet<String> = first.into_iter().chain(second).map(|(_, id, _)| id).collect();
     assert_eq!(found, (0..80).filter(|n| n % 2 == 1).map(|n| format!("k{n}")).collect());
+    // A search request over both partitions gives the same.
+    let search = json!({"query": {"match": {"title": "odd"}}, "size": 100, "facets": {}, "sort": ["_id"]});
+    let wait: Cut = fixture.append("s", &[of(80)]);
+    let answer = fixture.runtime.block_on(fixture.database.search("d", search, &wait, deadline(), Ok)).unwrap().0;
+    assert_eq!((answer.total, answer.hits.len()), (40, 40));
+    assert_eq!(
+        answer.hits.into_iter().map(|hit| hit.id).collect::<BTreeSet<_>>(),
+        (0..80).filter(|n| n % 2 == 1).map(|n| format!("k{n}")).collect()
+    );
     let limits = ReadLimits { records: 1, bytes: 1, wait_until: None };
     for (partition, from) in [(2, ReadFrom::Earliest), (0, ReadFrom::Offset(1_000))] {
         assert!(fixture.runtime.block_on(fixture.database.matches("d", partition, from, None, limits)).is_err());

@@ -195,7 +195,7 @@ fn the_index_holds_what_survives_of_many_changes_and_kills() {
     assert_eq!(found(&server, &format!("_tables/0@{last}")), model, "rebuilt");
     assert_eq!(server.terminate(), Some(0));
     let fresh = size();
-    println!("{done} changes of {ids} ids, {} left; the index has {grown} bytes, built anew {fresh}", model.len());
+    eprintln!("{done} changes of {ids} ids, {} left; the index has {grown} bytes, built anew {fresh}", model.len());
     // Few documents are as much overhead as content.
     assert!(changes < 50_000 || grown <= 2 * fresh, "{grown} bytes, built anew {fresh}");
 }
