@@ -223,6 +223,7 @@ mod tests {
             "bench log --ack memory --memory 64MiB --disk-io auto --segment-bytes 16MiB --retention-bytes 1GiB --compression zstd --bytes 1GiB",
             "bench log --readers 1 --reader-lag-bytes 10GiB --verify --read --read-seconds 5 --prebuilt",
             "bench log --idle --partitions 10000",
+            "bench search --documents F --searches 100 --rate 500 --seconds 3 --output json",
             "bench sql --workload tpcb-session --clients 8 --scale 10 --seconds 5 --url http://h:1 --output json",
         ] {
             let words = std::iter::once("headwater").chain(line.split(' '));

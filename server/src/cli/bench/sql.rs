@@ -14,6 +14,7 @@ use router::{Cut, Database, DatabaseOptions, SqlAnswer, SqlRequest};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::random::Random;
 use crate::cli::OutputFlags;
 use crate::cli::client::{Client, ServerError};
 use crate::cli::demo::TemporaryFolder;
@@ -161,16 +162,6 @@ impl Door {
                 opened["session"].as_str().map(str::to_owned).context("the server gave no session")
             }
         }
-    }
-}
-
-/// A linear congruential generator.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % n
     }
 }
 
