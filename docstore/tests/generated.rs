@@ -460,8 +460,11 @@ fn pages_by_score_and_within_a_query_leave_nothing_out() {
     }
 }
 
+/// What the snapshots' files belong to.
+type Held = Mutex<Vec<(Fixture, tempfile::TempDir)>>;
+
 /// The corpus again, in three partitions.
-static PARTS: LazyLock<(Vec<DocumentSnapshot>, Mutex<Vec<(Fixture, tempfile::TempDir)>>)> = LazyLock::new(|| {
+static PARTS: LazyLock<(Vec<DocumentSnapshot>, Held)> = LazyLock::new(|| {
     let mut parts = Vec::new();
     for part in 0..3 {
         let dir = tempfile::tempdir().unwrap();
