@@ -1,8 +1,9 @@
-//! The SQL functions that DataFusion does not have: `time_bucket`, `first`, `last`, and `contains` for full-text search.
+//! The SQL functions that DataFusion does not have: `time_bucket`, `first`, `last`, those of [`series`], and `contains` for full-text search.
 //!
 //! Registered once, in [`crate::session`]. JSON operators come from `datafusion-functions-json`.
 
 pub mod json_update;
+pub mod series;
 
 use std::sync::Arc;
 
@@ -42,6 +43,9 @@ pub fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
     }
     registry.register_udaf(Arc::new(AggregateUDF::new_from_impl(AtEnd::new("first"))))?;
     registry.register_udaf(Arc::new(AggregateUDF::new_from_impl(AtEnd::new("last"))))?;
+    for function in series::all() {
+        registry.register_udaf(Arc::new(function))?;
+    }
     Ok(())
 }
 

@@ -26,7 +26,7 @@ pub const SINGLE_VALUE: &str = "single_value";
 /// Digits of a number that is not a double.
 const DIGITS_MAX: usize = 38;
 
-const AGGREGATES: [&str; 24] = [
+const AGGREGATES: [&str; 28] = [
     "count",
     "sum",
     "avg",
@@ -48,6 +48,10 @@ const AGGREGATES: [&str; 24] = [
     "first_value",
     "last_value",
     "corr",
+    "delta",
+    "increase",
+    "rate",
+    "histogram",
     "bit_and",
     "bit_or",
     SINGLE_VALUE,
