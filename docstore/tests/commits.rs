@@ -358,7 +358,17 @@ fn every_query_finds_what_a_straightforward_evaluation_finds() {
         };
         let theirs: Vec<(String, f32)> = top.into_iter().map(|(score, address)| (id_of(address), score)).collect();
         let ours: Vec<(String, f32)> = best.hits.into_iter().map(|hit| (hit.id, hit.score.unwrap())).collect();
-        assert_eq!((best.total, ours), (total as u64, theirs), "query {n} of seed {seed}: {json}");
+        assert_eq!((best.total, ours.len()), (total as u64, theirs.len()), "query {n} of seed {seed}: {json}");
+        // The sum of a document's scores may differ in its last bits, as it depends on the order in which they are added.
+        let same = |one: f32, other: f32| (one - other).abs() <= 1e-5 * other;
+        let worst = theirs.last().map_or(0.0, |(_, score)| *score);
+        for ((id, score), (_, at_same_place)) in ours.iter().zip(&theirs) {
+            let known = theirs.iter().find(|(their, _)| their == id).map_or(worst, |(_, score)| *score);
+            assert!(
+                same(*score, known) && same(*score, *at_same_place),
+                "{id} of query {n} of seed {seed}: {json}: {ours:?} {theirs:?}"
+            );
+        }
         *ranked.entry(json.as_object().unwrap().keys().next().unwrap().clone()).or_insert(0) += 1;
     }
     assert!(found > QUERIES / 2, "{found} queries found anything");

@@ -43,6 +43,7 @@ pub fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
     }
     registry.register_udaf(Arc::new(AggregateUDF::new_from_impl(AtEnd::new("first"))))?;
     registry.register_udaf(Arc::new(AggregateUDF::new_from_impl(AtEnd::new("last"))))?;
+    registry.register_udf(Arc::new(series::buckets()))?;
     for function in series::all() {
         registry.register_udaf(Arc::new(function))?;
     }

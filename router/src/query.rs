@@ -25,6 +25,7 @@ use crate::position::Cut;
 use crate::sequence::scope::{self, Scope, SessionNumbers};
 use crate::session;
 use crate::sql::forms::plain_forms;
+use crate::sql::gapfill;
 use crate::sql::names::{is_marked, name_columns, shown};
 use crate::sql::rewrite::{TableUse, Uses, rewrite};
 use crate::txn::Transaction;
@@ -65,6 +66,7 @@ pub async fn plan(database: &Database, statement: Statement, context: Context<'_
     let mut uses: Uses = rewrite(&mut statement, &catalog)?;
     // Named queries are part of it by now.
     let sequences = scope::is_called(&mut statement);
+    gapfill::fill(&mut statement)?;
     plain_forms(&mut statement)?;
     if let Some(name) = also {
         let table = TableUse { internal: name.to_owned(), name: name.to_owned(), ..TableUse::default() };

@@ -1,4 +1,5 @@
-//! Aggregates over values in time: `delta`, `increase` and `rate` of `(value, ts)`, and `histogram(value, min, max, buckets)`.
+//! Aggregates over values in time: `delta`, `increase` and `rate` of `(value, ts)`, and `histogram(value, min, max, buckets)`; the buckets
+//! of `time_bucket_gapfill`.
 //!
 //! Registered by [`super::register`]. A counter that falls was reset: what it shows then counts from 0, as in Prometheus. Nothing is
 //! extrapolated to the edges of a bucket: a rate is the increase over the time between the first and the last point.
@@ -7,12 +8,16 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, ListArray};
 use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Float64Type, Int64Type, TimeUnit};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Float64Type, Int64Type, IntervalUnit, TimeUnit};
 use datafusion::common::cast::as_list_array;
 use datafusion::common::utils::SingleRowListArrayBuilder;
 use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
+use datafusion::functions_nested::range::gen_series_udf;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
-use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, Signature, Volatility};
+use datafusion::logical_expr::{
+    Accumulator, AggregateUDF, AggregateUDFImpl, ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    Volatility,
+};
 use datafusion::physical_expr::expressions::Literal;
 
 /// Buckets of a histogram.
@@ -32,6 +37,71 @@ pub fn all() -> Vec<AggregateUDF> {
     ]
 }
 
+/// Buckets of the range of one `time_bucket_gapfill`.
+const GAPFILL_BUCKETS_MAX: i128 = 1_000_000;
+
+/// What gaps are filled with.
+pub fn buckets() -> ScalarUDF {
+    ScalarUDF::new_from_impl(Buckets { signature: Signature::user_defined(Volatility::Immutable) })
+}
+
+/// `gapfill_buckets(width, start, stop)`: the moments from `start` to `stop`, inclusive, a width apart; what `time_bucket_gapfill` is
+/// planned with ([`crate::sql::gapfill`]).
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Buckets {
+    signature: Signature,
+}
+
+impl ScalarUDFImpl for Buckets {
+    fn name(&self) -> &'static str {
+        "gapfill_buckets"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn coerce_types(&self, arguments: &[DataType]) -> Result<Vec<DataType>> {
+        match arguments {
+            [_, _, _] => Ok(vec![DataType::Interval(IntervalUnit::MonthDayNano), micros(), micros()]),
+            _ => plan_err!("gapfill_buckets takes a width and two times"),
+        }
+    }
+
+    fn return_type(&self, _arguments: &[DataType]) -> Result<DataType> {
+        Ok(DataType::List(Arc::new(Field::new_list_field(micros(), true))))
+    }
+
+    fn invoke_with_args(&self, mut args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let [
+            ColumnarValue::Scalar(ScalarValue::IntervalMonthDayNano(width)),
+            ColumnarValue::Scalar(ScalarValue::TimestampMicrosecond(start, _)),
+            ColumnarValue::Scalar(ScalarValue::TimestampMicrosecond(stop, _)),
+        ] = &args.args[..]
+        else {
+            return exec_err!("the width and the range of time_bucket_gapfill are constants");
+        };
+        let (Some(width), Some(start), Some(stop)) = (width, start, stop) else {
+            return exec_err!("the width and the range of time_bucket_gapfill must not be NULL");
+        };
+        // No month is shorter.
+        let days = i128::from(width.months) * 28 + i128::from(width.days);
+        let micros_wide = days * 86_400_000_000 + i128::from(width.nanoseconds / 1_000);
+        let range = i128::from(*stop) - i128::from(*start);
+        if micros_wide <= 0 || range / micros_wide > GAPFILL_BUCKETS_MAX {
+            let count = if micros_wide <= 0 { "no width".to_owned() } else { format!("{} buckets", range / micros_wide) };
+            return exec_err!(
+                "time_bucket_gapfill would fill {count}, the limit is {GAPFILL_BUCKETS_MAX}: use a wider bucket or a shorter range"
+            );
+        }
+        args.args.rotate_left(1);
+        args.arg_fields.rotate_left(1);
+        // It counts in nanoseconds, whatever it is given.
+        let wanted = std::mem::replace(&mut args.return_field, Arc::new(Field::new("buckets", nanos(), true)));
+        gen_series_udf().invoke_with_args(args)?.cast_to(wanted.data_type(), None)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Kind {
     /// The last value less the first.
@@ -48,6 +118,11 @@ struct Change {
     name: &'static str,
     kind: Kind,
     signature: Signature,
+}
+
+fn nanos() -> DataType {
+    let moment = DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into()));
+    DataType::List(Arc::new(Field::new_list_field(moment, true)))
 }
 
 fn micros() -> DataType {

@@ -13,6 +13,7 @@ pub mod ddl;
 mod depth;
 pub mod dialect;
 pub mod forms;
+pub mod gapfill;
 pub mod input;
 pub mod interval;
 pub mod merge;
