@@ -158,7 +158,7 @@ struct Summing<'a> {
 impl Summing<'_> {
     fn component(&mut self, runs: &[Rc<Run>], filter: &Filter) -> Result<(), Error> {
         let needs_merge = runs.len() > 1 || runs.iter().any(|run| run.superseded());
-        let merged = if needs_merge { overlaps(runs, self.ranks, |series| filter.wants_series(series))? } else { Vec::new() };
+        let merged = if needs_merge { overlaps(runs, self.ranks, filter.series.as_deref())? } else { Vec::new() };
         let mut skipped = Skipped::new();
         for piece in merged.iter().flat_map(|(_, pieces)| pieces) {
             skipped.entry((piece.run, piece.page)).or_default().push(piece.rows.clone());
@@ -278,8 +278,7 @@ impl Summing<'_> {
 
     fn flush(&mut self) -> Result<(), Error> {
         let gather = std::mem::take(&mut self.gather);
-        let columns =
-            self.fields.iter().map(|&(field, kind)| gather.field(field, kind)).collect::<Result<Vec<_>, _>>()?;
+        let columns = self.fields.iter().map(|&(field, kind)| gather.field(field, kind)).collect::<Result<Vec<_>, _>>()?;
         self.rows_of(gather.series(), &gather.times()?, &columns)
     }
 
@@ -320,9 +319,11 @@ impl Sink for Summing<'_> {
 fn summarize(array: &ArrayRef, rows: Range<usize>, times: &[i64]) -> Option<ColumnSummary> {
     match array.data_type() {
         arrow::datatypes::DataType::Float64 => {
-            let min = |a: f64, b: f64| if b.total_cmp(&a).is_lt() { b } else { a };
-            let max = |a: f64, b: f64| if b.total_cmp(&a).is_gt() { b } else { a };
-            numbers(array.as_primitive::<Float64Type>(), rows, times, min, max, |sum: f64, value| sum + value).map(ColumnSummary::Float)
+            let array = array.as_primitive::<Float64Type>();
+            if array.null_count() == 0 {
+                return Some(ColumnSummary::Float(floats(&array.values()[rows.clone()], &times[rows])));
+            }
+            numbers(array, rows, times, least, greatest, |sum: f64, value| sum + value).map(ColumnSummary::Float)
         }
         arrow::datatypes::DataType::Int64 => {
             let add = |sum: i128, value| sum + i128::from(value);
@@ -333,6 +334,37 @@ fn summarize(array: &ArrayRef, rows: Range<usize>, times: &[i64]) -> Option<Colu
             (count > 0).then_some(ColumnSummary::Other { count })
         }
     }
+}
+
+fn least(a: f64, b: f64) -> f64 {
+    if b.total_cmp(&a).is_lt() { b } else { a }
+}
+
+fn greatest(a: f64, b: f64) -> f64 {
+    if b.total_cmp(&a).is_gt() { b } else { a }
+}
+
+/// Floats without nulls, at least one. Several at a time, which the order of sums leaves free.
+fn floats(values: &[f64], times: &[i64]) -> NumberSummary<f64, f64> {
+    const LANES: usize = 8;
+    let (first, last) = ((times[0], values[0]), (times[times.len() - 1], values[values.len() - 1]));
+    let (mut sums, mut mins, mut maxs) = ([0.0; LANES], [values[0]; LANES], [values[0]; LANES]);
+    let (parts, rest) = values.as_chunks::<LANES>();
+    for part in parts {
+        for lane in 0..LANES {
+            sums[lane] += part[lane];
+            mins[lane] = if part[lane] < mins[lane] { part[lane] } else { mins[lane] };
+            maxs[lane] = if part[lane] > maxs[lane] { part[lane] } else { maxs[lane] };
+        }
+    }
+    let sum = rest.iter().fold(sums.iter().sum(), |sum: f64, value| sum + value);
+    let mut min = rest.iter().copied().chain(mins).fold(values[0], least);
+    let mut max = rest.iter().copied().chain(maxs).fold(values[0], greatest);
+    // Comparing as above takes no account of NaN and of the sign of zero.
+    if sum.is_nan() || min == 0.0 || max == 0.0 {
+        (min, max) = (values.iter().copied().fold(values[0], least), values.iter().copied().fold(values[0], greatest));
+    }
+    NumberSummary { count: values.len() as u64, min, max, sum, first, last }
 }
 
 fn numbers<T: ArrowPrimitiveType, S: Copy + Default>(

@@ -63,7 +63,9 @@ impl Error {
             Self::Corrupt { .. } | Self::InvalidBlock { .. } => ErrorKind::Corrupt,
             Self::UnknownFormat { .. } | Self::SchemaChanged { .. } => ErrorKind::Unavailable,
             Self::PastNotKept { .. } => ErrorKind::NotFound,
-            Self::InvalidSchema { .. } | Self::InvalidRequest { .. } | Self::UnknownColumn { .. } | Self::UnknownTag { .. } => ErrorKind::Invalid,
+            Self::InvalidSchema { .. } | Self::InvalidRequest { .. } | Self::UnknownColumn { .. } | Self::UnknownTag { .. } => {
+                ErrorKind::Invalid
+            }
             Self::InvalidPoints { .. } | Self::OutOfOrder { .. } | Self::Compression { .. } | Self::Arrow { .. } => {
                 ErrorKind::Internal
             }

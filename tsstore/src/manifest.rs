@@ -138,9 +138,8 @@ impl Manifest {
             Ok((input.text()?.to_owned(), kind))
         });
         let columns = Columns { tags, fields: fields.collect::<Result<_, Damage>>()? };
-        let names = (0..input.count(24)?).map(|_| {
-            Ok(NamesFile { number: input.u64()?, bytes: input.u64()?, counts: (input.u32()?, input.u32()?) })
-        });
+        let names = (0..input.count(24)?)
+            .map(|_| Ok(NamesFile { number: input.u64()?, bytes: input.u64()?, counts: (input.u32()?, input.u32()?) }));
         let names = names.collect::<Result<_, Damage>>()?;
         let chunks = (0..input.count(16)?).map(|_| Ok((input.u64()?, input.u64()?))).collect::<Result<_, Damage>>()?;
         let tombstones = (0..input.count(28)?).map(|_| read_tombstone(&mut input)).collect::<Result<Vec<_>, Damage>>()?;

@@ -27,6 +27,8 @@ use crate::chunk::wire::{Damage, Input, put_packed};
 const SEGMENT: usize = 4096;
 /// Parts of a hash table that grow one by one, so that no growth takes long.
 const SHARDS: usize = 64;
+/// So many texts are compared rather than hashed.
+const FEW: usize = 8;
 
 #[derive(Clone, Debug, Default)]
 struct Values {
@@ -110,7 +112,9 @@ impl Names {
             let mut is_wanted = vec![false; self.value_count as usize + 1];
             is_wanted[0] = values.contains(&None);
             if !texts.is_empty() {
-                (1..=self.value_count).for_each(|code| is_wanted[code as usize] = texts.contains(self.value(code)));
+                let few: Vec<&str> = texts.iter().copied().collect();
+                let is_hit = |text: &str| if few.len() <= FEW { few.contains(&text) } else { texts.contains(text) };
+                (1..=self.value_count).for_each(|code| is_wanted[code as usize] = is_hit(self.value(code)));
             }
             for (series, hit) in (0..self.series_count).zip(&mut all) {
                 *hit = *hit && is_wanted[self.code(series, *tag) as usize];
@@ -367,7 +371,10 @@ mod tests {
         read.extend(&all.encode((0, 0))).expect("whole");
         assert_eq!(read.counts(), all.counts());
         for (series, host, west) in &wanted {
-            assert_eq!((read.text(read.code(*series, 0)), read.text(read.code(*series, 1))), (Some(host.as_str()), west.then_some("west")));
+            assert_eq!(
+                (read.text(read.code(*series, 0)), read.text(read.code(*series, 1))),
+                (Some(host.as_str()), west.then_some("west"))
+            );
         }
         let mut more = Interner::new(read);
         assert_eq!(more.value("host-7"), interner.value("host-7"));

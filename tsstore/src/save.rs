@@ -127,13 +127,7 @@ fn choose(state: &State, shared: &Shared, settled: u64) -> Option<Vec<Arc<Sealed
     None
 }
 
-fn merge(
-    shared: &Shared,
-    saved: &mut Manifest,
-    state: &State,
-    chosen: &[Arc<SealedChunk>],
-    settled: u64,
-) -> Result<(), Error> {
+fn merge(shared: &Shared, saved: &mut Manifest, state: &State, chosen: &[Arc<SealedChunk>], settled: u64) -> Result<(), Error> {
     let numbers: BTreeSet<u64> = chosen.iter().map(|chunk| chunk.facts.number).collect();
     let times = chosen.iter().map(|chunk| chunk.facts.times).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))).unwrap_or((0, 0));
     let offsets = chosen.iter().map(|chunk| chunk.facts.offsets).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))).unwrap_or((0, 0));

@@ -128,9 +128,8 @@ pub(crate) fn filter(
     until_offset: Option<Offset>,
 ) -> Result<Option<Filter>, Error> {
     let layout = &state.layout;
-    let resolve = |(name, values): &(String, Vec<String>)| {
-        Ok((layout.tag(name)?, values.iter().cloned().map(Some).collect::<Vec<_>>()))
-    };
+    let resolve =
+        |(name, values): &(String, Vec<String>)| Ok((layout.tag(name)?, values.iter().cloned().map(Some).collect::<Vec<_>>()));
     let tags = tags.iter().map(resolve).collect::<Result<Vec<_>, Error>>()?;
     let until = until_offset.unwrap_or(state.offset).min(state.offset);
     if until.value() < state.exact_from {
@@ -254,11 +253,8 @@ impl Output<'_> {
         bounds: &[(Place, FieldBound)],
     ) -> Result<Flow, Error> {
         let needs_merge = runs.len() > 1 || runs.iter().any(|run| run.superseded());
-        let merged = if needs_merge {
-            overlaps(runs, &shared.ranks(&self.state.names), |series| filter.wants_series(series))?
-        } else {
-            Vec::new()
-        };
+        let merged =
+            if needs_merge { overlaps(runs, &shared.ranks(&self.state.names), filter.series.as_deref())? } else { Vec::new() };
         let mut skipped = Skipped::new();
         for piece in merged.iter().flat_map(|(_, pieces)| pieces) {
             skipped.entry((piece.run, piece.page)).or_default().push(piece.rows.clone());

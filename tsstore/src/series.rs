@@ -125,8 +125,7 @@ impl State {
             let hides = |chunk: &Arc<SealedChunk>| {
                 tombstone.offset >= chunk.facts.deletes_applied && tombstone.may_hide(chunk.facts.times, chunk.facts.offsets.0)
             };
-            let hides_open =
-                |block: &Arc<OpenBlock>| tombstone.may_hide((block.time_min, block.time_max), block.offset_min);
+            let hides_open = |block: &Arc<OpenBlock>| tombstone.may_hide((block.time_min, block.time_max), block.offset_min);
             self.sealed.iter().any(hides) || self.open.iter().any(hides_open)
         };
         if !self.tombstones.iter().all(may_hide) {

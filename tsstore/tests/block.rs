@@ -21,10 +21,14 @@ fn points(random: &mut Random) -> PointBlock {
         let (is_tag, values): (bool, ArrayRef) = match random.below(6) {
             0 => (true, Arc::new((0..rows).map(|_| some(random).then(|| text(random))).collect::<StringArray>())),
             1 => {
-                let keys: UInt32Array = (0..rows).map(|_| some(random).then(|| u32::try_from(random.below(2)).expect("0 or 1"))).collect();
+                let keys: UInt32Array =
+                    (0..rows).map(|_| some(random).then(|| u32::try_from(random.below(2)).expect("0 or 1"))).collect();
                 (true, Arc::new(DictionaryArray::new(keys, Arc::new(StringArray::from(vec!["x", "y"])))))
             }
-            2 => (false, Arc::new((0..rows).map(|_| some(random).then(|| f64::from_bits(random.bits()))).collect::<Float64Array>())),
+            2 => (
+                false,
+                Arc::new((0..rows).map(|_| some(random).then(|| f64::from_bits(random.bits()))).collect::<Float64Array>()),
+            ),
             3 => (false, Arc::new((0..rows).map(|_| some(random).then(|| random.bits().cast_signed())).collect::<Int64Array>())),
             4 => (false, Arc::new((0..rows).map(|_| some(random).then(|| random.chance(50))).collect::<BooleanArray>())),
             _ => (false, Arc::new((0..rows).map(|_| some(random).then(|| text(random))).collect::<StringArray>())),
@@ -153,7 +157,7 @@ fn points_with_tags_as_dictionaries_are_taken_in() {
         fn project(&mut self, batch: &logcore::Batch, _: logcore::Offset, _: &mut Rejects) -> Result<tsstore::Points, ViewError> {
             let BlockEntry::Points(block) = decode(&self.0)? else { return Err("points".into()) };
             let times = arrow::array::TimestampMicrosecondArray::from(block.times).with_timezone("UTC");
-            let rows = arrow::array::Array::len(&times);
+            let rows = Array::len(&times);
             let columns: [(&str, ArrayRef); 3] = [
                 ("ts", Arc::new(times)),
                 ("host", Arc::clone(&block.columns[0].values)),

@@ -5,7 +5,9 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use common::{Entry, Erase, Point, Source, chunk_files, everything, expected, feed, log, open, open_as, rows, small, source, try_open};
+use common::{
+    Entry, Erase, Point, Source, chunk_files, everything, expected, feed, log, open, open_as, rows, small, source, try_open,
+};
 use logcore::materialize::suite::Opened;
 use logcore::materialize::{Materializer, Rejects};
 use logcore::sys::fs;

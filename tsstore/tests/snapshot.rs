@@ -10,7 +10,9 @@ use common::{Point, TIME, everything, expected, feed, log, open, rows, small, so
 use logcore::materialize::{Materializer, Projection, Rejects, ViewError};
 use logcore::sys::thread;
 use logcore::{Batch, Offset};
-use tsstore::{AggregateRequest, ColumnSummary, Error, FieldBound, Points, ScanOrder, ScanRequest, SeriesChange, SeriesOptions, SeriesTable};
+use tsstore::{
+    AggregateRequest, ColumnSummary, Error, FieldBound, Points, ScanOrder, ScanRequest, SeriesChange, SeriesOptions, SeriesTable,
+};
 
 #[test]
 fn a_snapshot_stays_what_it_was_while_checkpoints_run() {
@@ -78,7 +80,8 @@ fn readers_beside_the_writer_see_every_point_once() {
 #[test]
 fn footers_spare_the_pages() {
     let dir = tempfile::tempdir().expect("a folder");
-    let source = source((0..64_i64).map(|n| Point::at(n, if n < 32 { "a" } else { "b" }, f64::from(i32::try_from(n).expect("small")))));
+    let source =
+        source((0..64_i64).map(|n| Point::at(n, if n < 32 { "a" } else { "b" }, f64::from(i32::try_from(n).expect("small")))));
     let (table, mut materializer) = open(dir.path(), &source, SeriesOptions { chunk_points_min: 1000, ..small() });
     feed(&mut materializer, &log(64, 64));
     materializer.checkpoint().expect("no fault");
@@ -96,7 +99,11 @@ fn footers_spare_the_pages() {
     assert_eq!(stats(ScanRequest { until_offset: Some(Offset::new(33)), ..ScanRequest::default() }), (1, 3, 33));
     assert_eq!(stats(ScanRequest { projection: vec![0], limit: Some(3), ..ScanRequest::default() }), (1, 0, 3));
     let bound = |column, at_least, at_most| {
-        stats(ScanRequest { bounds: vec![FieldBound { column, at_least, at_most }], projection: vec![0], ..ScanRequest::default() })
+        stats(ScanRequest {
+            bounds: vec![FieldBound { column, at_least, at_most }],
+            projection: vec![0],
+            ..ScanRequest::default()
+        })
     };
     assert_eq!(bound(common::LOAD, Some(60.0), None), (1, 7, 8), "whole pages: the caller filters their points");
     assert_eq!(bound(common::LOAD, Some(8.0), Some(15.0)), (1, 7, 8));
@@ -143,8 +150,14 @@ fn pages_are_sorted_by_series_and_time_and_say_so() {
     let found = common::run(&snapshot, &request).expect("readable").0;
     let point = |time, load: f64, count| Point { count, ..Point::at(time, "", load) }.row(&request.projection);
     let max = Some(i64::MAX);
-    let sorted =
-        [point(100, 2.0, max), point(100, f64::NAN, max), point(300, 0.5, max), point(500, -3.0, max), point(900, 1.0, max), point(901, 7.0, None)];
+    let sorted = [
+        point(100, 2.0, max),
+        point(100, f64::NAN, max),
+        point(300, 0.5, max),
+        point(500, -3.0, max),
+        point(900, 1.0, max),
+        point(901, 7.0, None),
+    ];
     assert_eq!(found, sorted, "the later record adds its count to the one before");
     let pages: Vec<_> = snapshot.pages().collect();
     let [page] = pages[..] else { panic!("{pages:?}") };
@@ -205,7 +218,9 @@ fn a_projection_that_breaks_its_promise_stops_the_view_and_changes_nothing() {
     struct Wrong(fn(Points) -> Points, common::FromSource);
     impl Projection<Points> for Wrong {
         fn project(&mut self, batch: &Batch, from: Offset, rejects: &mut Rejects) -> Result<Points, ViewError> {
-            let Some(SeriesChange::Points(points)) = self.1.project(batch, from, rejects)?.pop() else { return Err("no points".into()) };
+            let Some(SeriesChange::Points(points)) = self.1.project(batch, from, rejects)?.pop() else {
+                return Err("no points".into());
+            };
             Ok((self.0)(points))
         }
     }

@@ -34,6 +34,13 @@ const BITS: u8 = 2;
 const TEXT: u8 = 3;
 const DICTIONARY: u8 = 4;
 const PLAIN: u8 = 5;
+const DECIMALS: u8 = 6;
+/// Decimal places that are looked for, most.
+const PLACES_MAX: u8 = 6;
+/// Values that are tried before all are.
+const SAMPLE: usize = 32;
+/// Integers up to this are floats without rounding.
+const INTEGER_MAX: f64 = 9_007_199_254_740_992.0;
 /// Fewer numbers than this are stored as they are: pco's tables take more than they save.
 const PACKED_NUMBERS_MIN: usize = 24;
 
@@ -43,7 +50,7 @@ pub(crate) fn encode(array: &dyn Array, level: usize) -> Result<Vec<u8>, Error> 
     match array.data_type() {
         DataType::Timestamp(..) => numbers(array.as_primitive::<TimestampMicrosecondType>().values(), nulls, level),
         DataType::Int64 => numbers(array.as_primitive::<Int64Type>().values(), nulls, level),
-        DataType::Float64 => numbers(array.as_primitive::<Float64Type>().values(), nulls, level),
+        DataType::Float64 => floats(array.as_primitive::<Float64Type>().values(), nulls, level),
         DataType::Boolean => Ok(bits(array.as_boolean(), nulls)),
         DataType::Utf8 => text(array.as_string(), nulls, level),
         other => Err(Error::Compression { detail: format!("no encoding for {other}") }),
@@ -92,6 +99,44 @@ fn numbers<T: PlainNumber>(values: &[T], nulls: Option<&NullBuffer>, level: usiz
     let mut body = header(NUMBERS, nulls);
     put_numbers(&mut body, &present, level)?;
     Ok(seal(body))
+}
+
+/// Floats: most sensors round to some decimal places, and integers pack and unpack better than what pco makes of such floats.
+fn floats(values: &[f64], nulls: Option<&NullBuffer>, level: usize) -> Result<Vec<u8>, Error> {
+    let present: Cow<'_, [f64]> = match nulls {
+        Some(nulls) => Cow::Owned(nulls.valid_indices().map(|row| values[row]).collect()),
+        None => Cow::Borrowed(values),
+    };
+    if present.len() < PACKED_NUMBERS_MIN {
+        return numbers(values, nulls, level);
+    }
+    let found = (0..=PLACES_MAX).find_map(|places| Some((places, decimals(&present, places)?)));
+    let Some((places, integers)) = found else { return numbers(values, nulls, level) };
+    let mut body = header(DECIMALS, nulls);
+    body.push(places);
+    put_numbers(&mut body, &integers, level)?;
+    Ok(seal(body))
+}
+
+/// The values as integers of units of the last decimal place, if all of them come back bit for bit.
+fn decimals(values: &[f64], places: u8) -> Option<Vec<i64>> {
+    let scale = 10_f64.powi(i32::from(places));
+    let integer = |value: f64| {
+        let scaled = (value * scale).round();
+        #[allow(clippy::cast_possible_truncation, reason = "it is checked below that the value comes back; casts saturate")]
+        let integer = scaled as i64;
+        (scaled.abs() < INTEGER_MAX && from_decimal(integer, scale).to_bits() == value.to_bits()).then_some(integer)
+    };
+    if values.iter().take(SAMPLE).any(|&value| integer(value).is_none()) {
+        return None;
+    }
+    values.iter().map(|&value| integer(value)).collect()
+}
+
+fn from_decimal(integer: i64, scale: f64) -> f64 {
+    #[allow(clippy::cast_precision_loss, reason = "integers that were written are floats without rounding")]
+    let float = integer as f64;
+    float / scale
 }
 
 /// A number of eight bytes that can also be stored as it is.
@@ -196,7 +241,7 @@ pub(crate) fn decode_bounded(kind: ColumnKind, block: &[u8], rows: usize, bytes_
             Arc::new(Int64Array::new(values, nulls))
         }
         ColumnKind::Field(FieldKind::Float) => {
-            let (values, nulls) = body.numbers()?;
+            let (values, nulls) = body.floats()?;
             Arc::new(Float64Array::new(values, nulls))
         }
         ColumnKind::Field(FieldKind::Boolean) => Arc::new(body.bits()?),
@@ -249,7 +294,9 @@ impl<'a> Body<'a> {
         if self.encoding == encoding { Ok(()) } else { Err("its encoding doesn't fit the column") }
     }
 
-    fn numbers<T: PlainNumber + arrow::datatypes::ArrowNativeType>(self) -> Result<(ScalarBuffer<T>, Option<NullBuffer>), Damage> {
+    fn numbers<T: PlainNumber + arrow::datatypes::ArrowNativeType>(
+        self,
+    ) -> Result<(ScalarBuffer<T>, Option<NullBuffer>), Damage> {
         let values = if self.encoding == PLAIN {
             let (raw, rest) = self.input.remaining().as_chunks();
             if raw.len() != self.present || !rest.is_empty() {
@@ -260,6 +307,20 @@ impl<'a> Body<'a> {
             self.expect(NUMBERS)?;
             read_numbers(self.input.remaining(), self.present)?
         };
+        Ok((ScalarBuffer::from(spread(values, self.rows, self.nulls.as_ref())), self.nulls))
+    }
+
+    fn floats(mut self) -> Result<(ScalarBuffer<f64>, Option<NullBuffer>), Damage> {
+        if self.encoding != DECIMALS {
+            return self.numbers();
+        }
+        let places = self.input.u8()?;
+        if places > PLACES_MAX {
+            return Err("its numbers have too many decimal places");
+        }
+        let scale = 10_f64.powi(i32::from(places));
+        let integers = read_numbers::<i64>(self.input.remaining(), self.present)?;
+        let values = integers.iter().map(|&integer| from_decimal(integer, scale)).collect();
         Ok((ScalarBuffer::from(spread(values, self.rows, self.nulls.as_ref())), self.nulls))
     }
 

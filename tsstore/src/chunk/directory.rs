@@ -83,7 +83,8 @@ impl Directory {
         let first: Vec<i64> = column::decode_numbers(input.sized()?, count)?;
         let spans: Vec<u64> = column::decode_numbers(input.sized()?, count)?;
         input.end()?;
-        let last = first.iter().zip(spans).map(|(first, span)| first.checked_add_unsigned(span).ok_or("a time in it is too late"));
+        let last =
+            first.iter().zip(spans).map(|(first, span)| first.checked_add_unsigned(span).ok_or("a time in it is too late"));
         let last = last.collect::<Result<_, _>>()?;
         let mut starts = Vec::with_capacity(count + 1);
         let mut end = 0_u32;
@@ -92,6 +93,10 @@ impl Directory {
             end = end.checked_add(length).filter(|_| length > 0).ok_or("a series in it has no rows or too many")?;
             starts.push(end);
         }
-        if end == rows { Ok(Self { series, starts, first, last }) } else { Err("its series have more or fewer rows than it says") }
+        if end == rows {
+            Ok(Self { series, starts, first, last })
+        } else {
+            Err("its series have more or fewer rows than it says")
+        }
     }
 }

@@ -102,7 +102,10 @@ impl OpenBlock {
     fn join(&self, next: &Self) -> Result<Self, Error> {
         let series_of = |block: &Self| {
             let entries = 0..block.directory.len();
-            entries.flat_map(|at| block.directory.rows(at).map(move |_| at)).map(|at| block.directory.series[at]).collect::<Vec<_>>()
+            entries
+                .flat_map(|at| block.directory.rows(at).map(move |_| at))
+                .map(|at| block.directory.series[at])
+                .collect::<Vec<_>>()
         };
         let mut fields = BTreeMap::new();
         for (&field, array) in self.fields.iter().chain(&next.fields) {
@@ -196,7 +199,10 @@ fn arrange(points: RecordBatch, layout: &Layout) -> Result<(Vec<Place>, Vec<Arra
         let fits = array.data_type() == field.data_type() || (matches!(place, Place::Tag(_)) && is_dictionary(array));
         if !fits || (place == Place::Time && array.null_count() > 0) || places.contains(&place) {
             let found = array.data_type();
-            return Err(invalid(format!("column {:?} comes twice, has nulls where none may be, or is of type {found}", field.name())));
+            return Err(invalid(format!(
+                "column {:?} comes twice, has nulls where none may be, or is of type {found}",
+                field.name()
+            )));
         }
         places.push(place);
     }

@@ -126,7 +126,19 @@ impl PageSummary {
         if !columns.is_sorted_by(|a, b| a.field < b.field) {
             return Err("the fields of a page in it are out of order");
         }
-        Ok(Self { rows, series, time_min, time_max, offset_min, offset_max, columns, superseded, row_start, position, head_bytes })
+        Ok(Self {
+            rows,
+            series,
+            time_min,
+            time_max,
+            offset_min,
+            offset_max,
+            columns,
+            superseded,
+            row_start,
+            position,
+            head_bytes,
+        })
     }
 
     /// Bytes of all blocks.

@@ -62,8 +62,7 @@ impl Filter {
     /// The deletes that may hide rows of these ranges in a run.
     fn hiding(&self, run: &Run, times: (i64, i64), offset_min: u64) -> impl Iterator<Item = &Hiding> {
         let applied = run.deletes_applied();
-        let may_hide =
-            move |hiding: &&Hiding| hiding.tombstone.offset >= applied && hiding.tombstone.may_hide(times, offset_min);
+        let may_hide = move |hiding: &&Hiding| hiding.tombstone.offset >= applied && hiding.tombstone.may_hide(times, offset_min);
         self.deletes.iter().filter(may_hide)
     }
 

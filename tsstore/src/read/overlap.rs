@@ -81,14 +81,17 @@ pub(crate) struct SeriesCursor<'a> {
 const NONE: u32 = u32::MAX;
 
 impl<'a> SeriesCursor<'a> {
-    pub fn new(runs: &'a [Rc<Run>], ranks: &'a Ranks) -> Result<Self, Error> {
+    /// Begins before the first of the series that `wanted` has; `None` for all.
+    pub fn new(runs: &'a [Rc<Run>], ranks: &'a Ranks, wanted: Option<&[bool]>) -> Result<Self, Error> {
         let mut this = Self { runs, entries: Vec::with_capacity(runs.len()), next: vec![NONE; runs.len()], ranks };
         for (number, run) in runs.iter().enumerate() {
             let directory = run.directory()?;
             // Files are in this order already, blocks are in that of series numbers.
             let is_sorted = directory.series.is_sorted_by_key(|&series| ranks.of(series));
-            let order = (!is_sorted).then(|| {
-                let mut order: Vec<u32> = (0..logcore::types::len_u32(directory.len())).collect();
+            let order = (!is_sorted || wanted.is_some()).then(|| {
+                let entries = (0..).zip(&directory.series);
+                let entries = entries.filter(|(_, series)| wanted.is_none_or(|wanted| wanted[**series as usize]));
+                let mut order: Vec<u32> = entries.map(|(entry, _)| entry).collect();
                 order.sort_unstable_by_key(|&entry| ranks.of(directory.series[entry as usize]));
                 order
             });
@@ -105,7 +108,8 @@ impl<'a> SeriesCursor<'a> {
 
     fn look(&mut self, run: usize) -> Result<(), Error> {
         let directory = self.runs[run].directory()?;
-        let is_over = self.entries[run].1 >= directory.len();
+        let (order, at) = &self.entries[run];
+        let is_over = *at >= order.as_ref().map_or(directory.len(), Vec::len);
         self.next[run] = if is_over { NONE } else { self.ranks.of(directory.series[self.entry(run)]) };
         Ok(())
     }
@@ -148,19 +152,16 @@ pub(crate) fn components(runs: &[Rc<Run>]) -> Vec<Vec<Rc<Run>>> {
 pub(crate) type Overlaps = Vec<(u32, Vec<Piece>)>;
 
 /// Finds the groups of pieces of which some may be of the same series and time.
-pub(crate) fn overlaps(runs: &[Rc<Run>], ranks: &Ranks, wants: impl Fn(u32) -> bool) -> Result<Overlaps, Error> {
+pub(crate) fn overlaps(runs: &[Rc<Run>], ranks: &Ranks, wanted: Option<&[bool]>) -> Result<Overlaps, Error> {
     let mut all = Vec::new();
     if let [run] = runs
         && !run.superseded()
     {
         return Ok(all);
     }
-    let mut cursor = SeriesCursor::new(runs, ranks)?;
+    let mut cursor = SeriesCursor::new(runs, ranks, wanted)?;
     let (mut found, mut parts, mut spans) = (Vec::new(), Vec::new(), Vec::new());
     while let Some(series) = cursor.next(&mut found)? {
-        if !wants(series) {
-            continue;
-        }
         spans.clear();
         for &(run, entry) in &found {
             let directory = runs[run].directory()?;

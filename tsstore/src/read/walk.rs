@@ -57,12 +57,9 @@ pub(crate) fn walk(
     direction: Direction,
     sink: &mut dyn Sink,
 ) -> Result<Flow, Error> {
-    let mut cursor = SeriesCursor::new(runs, ranks)?;
+    let mut cursor = SeriesCursor::new(runs, ranks, filter.series.as_deref())?;
     let (mut found, mut parts) = (Vec::new(), Vec::new());
     while let Some(series) = cursor.next(&mut found)? {
-        if !filter.wants_series(series) {
-            continue;
-        }
         parts.clear();
         for &(run, entry) in &found {
             pieces(runs, run, entry, &mut parts)?;
@@ -196,7 +193,9 @@ impl Merge<'_> {
         let mut first: Option<i64> = None;
         for cursor in &self.active {
             let head = cursor.head(self.direction)?;
-            first = Some(first.map_or(head, |first| if self.direction == Direction::Forward { first.min(head) } else { first.max(head) }));
+            first = Some(
+                first.map_or(head, |first| if self.direction == Direction::Forward { first.min(head) } else { first.max(head) }),
+            );
         }
         Ok(first)
     }

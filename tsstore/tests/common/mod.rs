@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
@@ -229,7 +229,10 @@ pub fn open_as(
     source: &Source,
     options: SeriesOptions,
 ) -> Result<(SeriesTable, SeriesMaterializer), tsstore::Error> {
-    let projection = FromSource { source: Arc::clone(source), arrow: arrow_of(schema.clone()) };
+    static FULL: OnceLock<SchemaRef> = OnceLock::new();
+    let is_full = schema == self::schema();
+    let arrow = if is_full { FULL.get_or_init(|| arrow_of(self::schema())).clone() } else { arrow_of(schema.clone()) };
+    let projection = FromSource { source: Arc::clone(source), arrow };
     SeriesTable::open_written(dir, schema, Box::new(projection), options)
 }
 
