@@ -154,11 +154,18 @@ impl Shared {
 
     /// Adds blocks and deletes, and moves on to `next`, as one step.
     pub fn append(&self, blocks: Vec<OpenBlock>, deletes: Vec<Tombstone>, names: &Names, next: Offset) -> Result<(), Error> {
+        // Blocks are joined outside of the lock. Nobody else adds any; what a checkpoint writes is in front, and only gets less.
+        let mut tail = {
+            let state = self.state();
+            state.open[state.frozen..].to_vec()
+        };
+        for block in blocks {
+            open::push(&mut tail, block, self.options.block_points)?;
+        }
         let mut state = self.lock();
         let state = Arc::make_mut(&mut state);
-        for block in blocks {
-            open::push(&mut state.open, state.frozen, block, self.options.block_points)?;
-        }
+        state.open.truncate(state.frozen);
+        state.open.append(&mut tail);
         if !deletes.is_empty() {
             Arc::make_mut(&mut state.tombstones).extend(deletes);
         }

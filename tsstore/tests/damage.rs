@@ -49,7 +49,7 @@ fn every_damaged_byte_of_every_file_is_noticed() {
             assert!(error.to_string().contains(&name) || name.ends_with("manifest"), "{name}, {what}: {error}");
         };
         for at in 0..whole.len() {
-            for flip in [0x01, 0x80, 0xff] {
+            for flip in [0x01, 0x80] {
                 let mut damaged = whole.clone();
                 damaged[at] ^= flip;
                 expect_corrupt(&damaged, &format!("byte {at} flipped by {flip}"));

@@ -249,11 +249,10 @@ fn intern(places: &[Place], columns: &[ArrayRef], tags: usize, interner: &mut In
 }
 
 /// Adds a block to the list, united with blocks at its end that are not much larger: so a point is copied some ten times at
-/// most, however small the batches are, and the list stays short. The first `frozen` blocks stay as they are.
-pub(crate) fn push(list: &mut Vec<Arc<OpenBlock>>, frozen: usize, block: OpenBlock, rows_max: usize) -> Result<(), Error> {
+/// most, however small the batches are, and the list stays short.
+pub(crate) fn push(list: &mut Vec<Arc<OpenBlock>>, block: OpenBlock, rows_max: usize) -> Result<(), Error> {
     let mut block = block;
-    while list.len() > frozen
-        && let Some(last) = list.last()
+    while let Some(last) = list.last()
         && last.rows() <= 2 * block.rows()
         && last.rows() + block.rows() <= rows_max
     {
