@@ -21,7 +21,7 @@ use crate::read::filter::Filter;
 use crate::read::gather::{Gather, time_array};
 use crate::read::overlap::{components, overlaps};
 use crate::read::run::{Page, Run};
-use crate::read::walk::{Direction, Flow, Sink, Version, walk_series};
+use crate::read::walk::{Direction, Flow, Sink, Version, walk, walk_series};
 use crate::scan::{self, Skipped};
 use crate::schema::{FieldKind, Place};
 use crate::series::{Shared, State};
@@ -108,6 +108,7 @@ pub(crate) fn run(shared: &Shared, state: &State, request: &AggregateRequest) ->
         fields,
         tags,
         ranks: &ranks,
+        overlaps_max: shared.options.overlaps_max,
         groups: Vec::new(),
         group_of: vec![NONE; state.names.series_count() as usize],
         group_numbers: HashMap::new(),
@@ -145,6 +146,7 @@ struct Summing<'a> {
     fields: Vec<(u32, FieldKind)>,
     tags: Vec<usize>,
     ranks: &'a Ranks,
+    overlaps_max: usize,
     /// The value numbers of each group's tags.
     groups: Vec<Vec<u32>>,
     group_of: Vec<u32>,
@@ -158,7 +160,14 @@ struct Summing<'a> {
 impl Summing<'_> {
     fn component(&mut self, runs: &[Rc<Run>], filter: &Filter) -> Result<(), Error> {
         let needs_merge = runs.len() > 1 || runs.iter().any(|run| run.superseded());
-        let merged = if needs_merge { overlaps(runs, self.ranks, filter.series.as_deref())? } else { Vec::new() };
+        let merged = match needs_merge {
+            true => overlaps(runs, self.ranks, filter.series.as_deref(), self.overlaps_max)?,
+            false => Some(Vec::new()),
+        };
+        let Some(merged) = merged else {
+            walk(runs, self.ranks, filter, Direction::Forward, self)?;
+            return self.flush();
+        };
         let mut skipped = Skipped::new();
         for piece in merged.iter().flat_map(|(_, pieces)| pieces) {
             skipped.entry((piece.run, piece.page)).or_default().push(piece.rows.clone());

@@ -15,6 +15,9 @@ use crate::names::Interner;
 use crate::save;
 use crate::series::Shared;
 
+/// What a delete takes, about.
+const DELETE_BYTES: u64 = 256;
+
 /// Feeds a series. See [`crate::SeriesTable::open`].
 pub struct SeriesMaterializer {
     shared: Arc<Shared>,
@@ -95,6 +98,8 @@ impl Materializer for SeriesMaterializer {
     }
 
     fn unsaved_bytes(&self) -> u64 {
-        self.shared.state().open.iter().map(|block| block.bytes).sum()
+        let state = self.shared.state();
+        let deletes = state.tombstones.iter().filter(|tombstone| tombstone.offset >= state.checkpoint.value()).count() as u64;
+        state.open.iter().map(|block| block.bytes).sum::<u64>() + deletes * DELETE_BYTES
     }
 }

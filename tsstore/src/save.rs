@@ -23,6 +23,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use logcore::Offset;
+use logcore::sys::fs;
 use logcore::types::len_u32;
 
 use crate::change::Tombstone;
@@ -183,11 +184,13 @@ fn write(
     let ranks = shared.ranks(&state.names);
     let mut writing = Writing { shared, layout: &state.layout, manifest, own, settled, join_below, outputs: BTreeMap::new() };
     walk(&runs.0, &ranks, &filter, Direction::Forward, &mut writing)?;
-    let mut written = Vec::new();
+    let mut written: Vec<Arc<SealedChunk>> = Vec::new();
     for mut output in std::mem::take(&mut writing.outputs).into_values() {
         output.flush(&state.layout)?;
         written.push(Arc::new(output.writer.finish()?));
     }
+    // Before the manifest that names them.
+    fs::sync_dir(&shared.dir)?;
     Ok(written)
 }
 

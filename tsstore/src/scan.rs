@@ -139,7 +139,8 @@ pub(crate) fn filter(
     let series = (!tags.is_empty()).then(|| state.names.matching(&tags));
     // At the state's end nothing is cut off, so offsets need not be looked at.
     let until = if until == state.offset { u64::MAX } else { until.value() };
-    Ok(Some(Filter::new(range, until, series, state.tombstones.iter(), &state.names)))
+    let tombstones = state.tombstones.iter().filter(|tombstone| tombstone.from <= range.1 && range.0 <= tombstone.last);
+    Ok(Some(Filter::new(range, until, series, tombstones, &state.names)))
 }
 
 /// The runs that a filter leaves, and how many pages of the others there are.
@@ -253,8 +254,17 @@ impl Output<'_> {
         bounds: &[(Place, FieldBound)],
     ) -> Result<Flow, Error> {
         let needs_merge = runs.len() > 1 || runs.iter().any(|run| run.superseded());
-        let merged =
-            if needs_merge { overlaps(runs, &shared.ranks(&self.state.names), filter.series.as_deref())? } else { Vec::new() };
+        let ranks = shared.ranks(&self.state.names);
+        let merged = match needs_merge {
+            true => overlaps(runs, &ranks, filter.series.as_deref(), shared.options.overlaps_max)?,
+            false => Some(Vec::new()),
+        };
+        let Some(merged) = merged else {
+            return match walk(runs, &ranks, filter, Direction::Forward, self)? {
+                Flow::End => Ok(Flow::End),
+                _ => self.flush(),
+            };
+        };
         let mut skipped = Skipped::new();
         for piece in merged.iter().flat_map(|(_, pieces)| pieces) {
             skipped.entry((piece.run, piece.page)).or_default().push(piece.rows.clone());

@@ -51,6 +51,9 @@ pub struct SeriesOptions {
     pub merges_max: usize,
     /// From so many deletes on, chunk files are written again without what they hide.
     pub deletes_max: usize,
+    /// Scans keep up to so many pieces of pages in mind that have to be merged; when there are more they go over everything in
+    /// the order of tags, which takes less memory.
+    pub overlaps_max: usize,
     /// How hard pco tries, 0 to 12.
     pub compression_level: usize,
 }
@@ -66,6 +69,7 @@ impl Default for SeriesOptions {
             merge_points_max: 4 << 20,
             merges_max: 2,
             deletes_max: 64,
+            overlaps_max: 1 << 17,
             compression_level: 8,
         }
     }

@@ -151,15 +151,22 @@ pub(crate) fn components(runs: &[Rc<Run>]) -> Vec<Vec<Rc<Run>>> {
 /// The pieces that have to be merged, a series' group each.
 pub(crate) type Overlaps = Vec<(u32, Vec<Piece>)>;
 
-/// Finds the groups of pieces of which some may be of the same series and time.
-pub(crate) fn overlaps(runs: &[Rc<Run>], ranks: &Ranks, wanted: Option<&[bool]>) -> Result<Overlaps, Error> {
+/// Finds the groups of pieces of which some may be of the same series and time; `None` when they have more than `pieces_max`
+/// pieces, so that it is better to walk over everything.
+pub(crate) fn overlaps(
+    runs: &[Rc<Run>],
+    ranks: &Ranks,
+    wanted: Option<&[bool]>,
+    pieces_max: usize,
+) -> Result<Option<Overlaps>, Error> {
     let mut all = Vec::new();
     if let [run] = runs
         && !run.superseded()
     {
-        return Ok(all);
+        return Ok(Some(all));
     }
     let mut cursor = SeriesCursor::new(runs, ranks, wanted)?;
+    let mut count = 0;
     let (mut found, mut parts, mut spans) = (Vec::new(), Vec::new(), Vec::new());
     while let Some(series) = cursor.next(&mut found)? {
         spans.clear();
@@ -179,9 +186,13 @@ pub(crate) fn overlaps(runs: &[Rc<Run>], ranks: &Ranks, wanted: Option<&[bool]>)
         for group in groups(&mut parts) {
             let group = &parts[group];
             if group.len() > 1 || group[0].superseded {
+                count += group.len();
                 all.push((series, group.to_vec()));
             }
         }
+        if count > pieces_max {
+            return Ok(None);
+        }
     }
-    Ok(all)
+    Ok(Some(all))
 }

@@ -148,6 +148,7 @@ pub fn small() -> SeriesOptions {
         merge_points_max: 60,
         merges_max: 2,
         deletes_max: 2,
+        overlaps_max: 40,
         compression_level: 4,
     }
 }
