@@ -350,3 +350,34 @@ fn so_they_are_with_pages_of_many_series() {
         follow(seed, &options);
     }
 }
+
+/// Files of one stretch of time are merged although one that several stretches share lies between them and has a version of a
+/// point of theirs: what they say of it must not become one.
+#[test]
+fn a_merge_joins_no_versions_around_those_of_another_file() {
+    let at = |time: i64, load: Option<f64>, count: Option<i64>| Entry::Point(Point { load, count, ..Point::at(time, "a", 0.0) });
+    let others = |from: i64| (0..6).map(move |n| at(from + n, Some(1.0), None));
+    let mut entries = vec![at(10, Some(1.0), Some(1))];
+    let mut ends = Vec::new();
+    entries.extend(others(20));
+    ends.push(entries.len());
+    entries.extend([at(10, Some(2.0), None), at(5_000, Some(2.0), None)]);
+    ends.push(entries.len());
+    entries.push(at(10, None, Some(3)));
+    entries.extend(others(30));
+    ends.push(entries.len());
+    entries.extend(others(40));
+    ends.push(entries.len());
+    let source: Source = Arc::new(entries);
+    let dir = tempfile::tempdir().expect("a folder");
+    let (table, mut materializer) = open_as(dir.path(), schema(), &source, small()).expect("opens");
+    for &end in &ends {
+        feed(&mut materializer, &log(end, end));
+        materializer.checkpoint().expect("no fault");
+    }
+    assert_eq!(table.stats().chunks, 2, "three of four files were merged: {:?}", table.stats());
+    for end in ends {
+        let until_offset = Some(Offset::new(end as u64));
+        assert_eq!(rows(&table.snapshot(), &ScanRequest { until_offset, ..everything() }), expected(&source, end), "at {end}");
+    }
+}
