@@ -189,16 +189,44 @@ fn scan(table: &SeriesTable, request: &ScanRequest) {
     table.snapshot().scan(request, emit).expect("readable");
 }
 
-fn fleet() {
+/// All records of the fleet, in the order of time.
+fn in_order() -> impl Iterator<Item = RecordBatch> {
+    let mut fleet = Fleet::new();
+    (0..TICKS / TICKS_PER_RECORD).map(move |_| fleet.next())
+}
+
+/// One record of twenty comes an hour late, one of a hundred comes twice.
+fn late(records: impl Iterator<Item = RecordBatch>) -> impl Iterator<Item = RecordBatch> {
+    let (mut random, mut waiting, mut records, mut at) = (Random(11), VecDeque::<(u32, RecordBatch)>::new(), records, 0);
+    std::iter::from_fn(move || {
+        loop {
+            if waiting.front().is_some_and(|(due, _)| *due <= at) {
+                return waiting.pop_front().map(|(_, record)| record);
+            }
+            at += 1;
+            let Some(record) = records.next() else { return waiting.pop_front().map(|(_, record)| record) };
+            if random.below(20) > 0 {
+                if random.below(100) == 0 {
+                    waiting.push_back((at + 360 / TICKS_PER_RECORD, record.clone()));
+                }
+                return Some(record);
+            }
+            waiting.push_back((at + 360 / TICKS_PER_RECORD, record));
+        }
+    })
+}
+
+fn fleet(what: &str, records: impl Iterator<Item = RecordBatch>) {
     let dir = tempfile::tempdir().expect("a folder");
     let ready = Ready::default();
     let open = SeriesTable::open(dir.path(), fleet_schema(), Box::new(ready.clone()), SeriesOptions::default());
     let (table, mut materializer) = open.expect("opens");
-    let (mut fleet, mut took, mut saving) = (Fleet::new(), Duration::ZERO, Duration::ZERO);
-    for batch in log(TICKS / TICKS_PER_RECORD) {
-        ready.put(fleet.next());
+    let (mut took, mut saving) = (Duration::ZERO, Duration::ZERO);
+    let log = log(2 * TICKS / TICKS_PER_RECORD);
+    for (record, batch) in records.zip(&log) {
+        ready.put(record);
         let start = monotonic();
-        materializer.apply(&batch, &mut Rejects::default()).expect("no fault");
+        materializer.apply(batch, &mut Rejects::default()).expect("no fault");
         if materializer.unsaved_bytes() >= UNSAVED_BYTES_MAX {
             let start = monotonic();
             materializer.checkpoint().expect("no fault");
@@ -364,5 +392,6 @@ fn main() {
         // First, since memory is measured at its peak.
         million();
     }
-    fleet();
+    fleet("", in_order());
+    fleet(", one record of twenty an hour late, one of a hundred twice", late(in_order()));
 }

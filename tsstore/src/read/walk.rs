@@ -137,6 +137,22 @@ impl Cursor {
     }
 }
 
+/// The rows to begin with that have times of their own.
+fn apart(rows: Range<u32>, times: &[i64], direction: Direction) -> Range<u32> {
+    let times = &times[rows.start as usize..rows.end as usize];
+    let mut pairs = times.windows(2);
+    match direction {
+        Direction::Forward => match pairs.position(|pair| pair[0] == pair[1]) {
+            Some(at) => rows.start..rows.start + logcore::types::len_u32(at),
+            None => rows,
+        },
+        Direction::Backward => match pairs.rposition(|pair| pair[0] == pair[1]) {
+            Some(at) => rows.start + logcore::types::len_u32(at) + 2..rows.end,
+            None => rows,
+        },
+    }
+}
+
 struct Merge<'a> {
     runs: &'a [Rc<Run>],
     series: u32,
@@ -215,14 +231,23 @@ impl Merge<'_> {
                 limit = Some(head);
             }
         }
-        if let [only] = at_first[..]
-            && !self.active[only].superseded
-        {
+        if let [only] = at_first[..] {
             let mut cursor = self.active.swap_remove(only);
-            let rows = cursor.take(limit, false, self.direction)?;
-            let flow = self.give_rows(&cursor, rows, sink);
+            let all = cursor.rows.clone();
+            let mut rows = cursor.take(limit, false, self.direction)?;
+            if cursor.superseded {
+                rows = apart(rows, cursor.page.times()?, self.direction);
+                cursor.rows = match self.direction {
+                    Direction::Forward => rows.end..all.end,
+                    Direction::Backward => all.start..rows.start,
+                };
+            }
+            let flow = if rows.is_empty() { None } else { Some(self.give_rows(&cursor, rows, sink)) };
             self.active.push(cursor);
-            return flow;
+            if let Some(flow) = flow {
+                return flow;
+            }
+            at_first = vec![self.active.len() - 1];
         }
         let mut versions = Vec::new();
         for number in at_first {
