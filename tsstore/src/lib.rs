@@ -21,6 +21,8 @@
 //! # Not done
 //! - Retention, downsampling, continuous aggregates.
 //! - Names of series stay when all of their points were deleted; fields that left the schema stay in files that have them.
+//! - Pages whose times overlap are merged when they are read, which takes four to five times as long, until the files are merged.
+//! - A query looks at every series once for each tag it filters by, and for each delete by tags that is not applied yet.
 //! - Footers of all chunk files stay in memory, about 100 bytes a field and page.
 
 #![forbid(unsafe_code)]

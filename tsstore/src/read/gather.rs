@@ -3,6 +3,7 @@
 //! Rows come as stretches of pages; a point that several records wrote comes with its earlier versions, from which the fields are
 //! taken that the latest does not have.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ pub(crate) struct Gather {
     stretches: Vec<(usize, Range<u32>)>,
     /// The series of each row.
     series: Vec<u32>,
-    /// Rows with earlier versions, newest first: page and row.
+    /// Stretches of one row with earlier versions, newest first: the number of the stretch, page and row of each.
     merged: Vec<(usize, Vec<(usize, u32)>)>,
 }
 
@@ -55,15 +56,16 @@ impl Gather {
     pub fn push(&mut self, page: &Rc<Page>, series: u32, rows: Range<u32>) {
         let page = self.page(page);
         self.series.resize(self.series.len() + rows.len(), series);
+        let is_merged = self.merged.last().is_some_and(|(at, _)| at + 1 == self.stretches.len());
         match self.stretches.last_mut() {
-            Some((last, before)) if *last == page && before.end == rows.start => before.end = rows.end,
+            Some((last, before)) if *last == page && before.end == rows.start && !is_merged => before.end = rows.end,
             _ => self.stretches.push((page, rows)),
         }
     }
 
     /// Adds one point of several versions, newest first.
     pub fn push_merged(&mut self, series: u32, versions: &[(Rc<Page>, u32)]) {
-        let at = self.rows();
+        let at = self.stretches.len();
         let mut pages = versions.iter().map(|(page, row)| (self.page(page), *row)).collect::<Vec<_>>();
         let (page, row) = pages.remove(0);
         self.series.push(series);
@@ -103,11 +105,20 @@ impl Gather {
         if arrays.iter().all(Option::is_none) {
             return Ok(None);
         }
-        let is_long = self.merged.is_empty() && self.rows() >= STRETCH_ROWS * self.stretches.len();
-        if is_long {
-            let slices = self.stretches.iter().map(|(page, rows)| match &arrays[*page] {
-                Some(array) => array.slice(rows.start as usize, rows.len()),
-                None => new_null_array(&kind.data_type(), rows.len()),
+        let none = arrays.len();
+        let mut stretches = Cow::Borrowed(&self.stretches[..]);
+        for (at, versions) in &self.merged {
+            let has = |page: usize, row: u32| arrays[page].as_ref().is_some_and(|array| array.is_valid(row as usize));
+            let (page, rows) = &self.stretches[*at];
+            if !has(*page, rows.start) {
+                let older = versions.iter().find(|(page, row)| has(*page, *row));
+                stretches.to_mut()[*at] = older.map_or((none, 0..1), |&(page, row)| (page, row..row + 1));
+            }
+        }
+        if self.rows() >= STRETCH_ROWS * stretches.len() {
+            let slices = stretches.iter().map(|(page, rows)| match arrays.get(*page) {
+                Some(Some(array)) => array.slice(rows.start as usize, rows.len()),
+                _ => new_null_array(&kind.data_type(), rows.len()),
             });
             let slices: Vec<ArrayRef> = slices.collect();
             return match &slices[..] {
@@ -119,18 +130,10 @@ impl Gather {
         let mut sources: Vec<&dyn Array> = arrays.iter().map(|array| array.as_ref().unwrap_or(&null).as_ref()).collect();
         sources.push(null.as_ref());
         let mut places: Vec<(usize, usize)> = Vec::with_capacity(self.rows());
-        for (page, rows) in &self.stretches {
-            match &arrays[*page] {
-                Some(_) => places.extend(rows.clone().map(|row| (*page, row as usize))),
-                None => places.resize(places.len() + rows.len(), (arrays.len(), 0)),
-            }
-        }
-        for (at, versions) in &self.merged {
-            let is_missing = |(page, row): (usize, usize)| page == arrays.len() || sources[page].is_null(row);
-            if is_missing(places[*at]) {
-                let older = versions.iter().map(|&(page, row)| (page, row as usize));
-                let mut older = older.filter(|&(page, row)| arrays[page].as_ref().is_some_and(|array| array.is_valid(row)));
-                places[*at] = older.next().unwrap_or((arrays.len(), 0));
+        for (page, rows) in stretches.iter() {
+            match arrays.get(*page) {
+                Some(Some(_)) => places.extend(rows.clone().map(|row| (*page, row as usize))),
+                _ => places.resize(places.len() + rows.len(), (none, 0)),
             }
         }
         Ok(Some(interleave(&sources, &places)?))
