@@ -241,7 +241,7 @@ fn fleet(what: &str, records: impl Iterator<Item = RecordBatch>) {
     let points = rows * f64::from(FIELDS);
     let stats = table.stats();
     println!(
-        "\n{HOSTS} hosts, {FIELDS} fields, every 10 s for 3 days: {:.1} M points of {:.1} M rows\n",
+        "\n{HOSTS} hosts, {FIELDS} fields, every 10 s for 3 days{what}: {:.1} M points of {:.1} M rows\n",
         points / 1e6,
         rows / 1e6
     );

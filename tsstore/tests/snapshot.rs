@@ -66,12 +66,17 @@ fn readers_beside_the_writer_see_every_point_once() {
         })
         .expect("a thread")
     };
+    let mut saving: Option<std::thread::JoinHandle<()>> = None;
     for (number, batch) in log(3_000, 5).iter().enumerate() {
         feed(&mut materializer, std::slice::from_ref(batch));
         if number % 4 == 0 {
-            materializer.checkpoint().expect("no fault");
+            saving.take().map(std::thread::JoinHandle::join).transpose().expect("no panic");
+            let finish = materializer.begin_checkpoint().expect("no fault");
+            let finish = move || assert!(finish().expect("no fault") > Offset::ZERO);
+            saving = Some(thread::spawn("save", finish).expect("a thread"));
         }
     }
+    saving.map(std::thread::JoinHandle::join).transpose().expect("no panic");
     done.store(true, Ordering::Release);
     reader.join().expect("the reader saw nothing wrong");
     assert_eq!(table.stats().points, 3_000);
