@@ -1,7 +1,7 @@
 //! The writing side of a series: applies records, and makes them durable as chunk files.
 //!
 //! The driver of `logcore` calls it. What is applied is visible at once. A checkpoint sorts, compresses and writes what was in memory
-//! when it began while more is applied and readers go on with what they have; see [`crate::save`].
+//! when it began while more is applied and readers go on with what they have; see `save`.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! The columns of a series: its time, its tags, its fields, and the Arrow schema they come out as.
 //!
 //! The router keeps a [`SeriesSchema`] in the catalog; inside the crate everything works with its resolved form, the layout, and
-//! with the numbers of tags and fields: a table's [`Columns`] gives each name its number once and for all, so that a schema can
+//! with the numbers of tags and fields: a table's `Columns` gives each name its number once and for all, so that a schema can
 //! grow while older chunk files stay as they are.
 
 use std::sync::Arc;
