@@ -12,7 +12,8 @@
 //! [`SeriesSnapshot::last_values`] → `read`.
 //!
 //! # Invariants
-//! - A point is its tags and its time. What several records say of it is one: of each field the value that came last.
+//! - A point is its tags and its time. What several records say of it is one: of each field the value that came last; unless the schema
+//!   says that each record is a point of its own ([`Duplicates`]).
 //! - A snapshot holds exactly the points of the offsets below [`SeriesSnapshot::offset`] for as long as it lives.
 //! - The manifest names the files that have all points of the offsets below the last checkpoint.
 //! - Every byte read from a file is covered by a checksum that was verified before the byte was believed.
@@ -47,5 +48,5 @@ pub use chunk::page::{ColumnSummary, NumberSummary, PageColumn, PageSummary};
 pub use error::Error;
 pub use materializer::SeriesMaterializer;
 pub use scan::{FieldBound, LastRequest, ScanOrder, ScanRequest, ScanStats};
-pub use schema::{FieldKind, SeriesSchema};
+pub use schema::{Duplicates, FieldKind, SeriesSchema};
 pub use series::{SeriesOptions, SeriesSnapshot, SeriesStats, SeriesTable};

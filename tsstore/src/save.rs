@@ -179,7 +179,7 @@ fn write(
         let newest = applied.iter().filter(hides).map(|tombstone| tombstone.offset + 1).max();
         manifest.exact_from = manifest.exact_from.max(newest.unwrap_or(0));
     }
-    let filter = Filter::new((i64::MIN, i64::MAX), u64::MAX, None, applied.into_iter(), &state.names);
+    let filter = Filter::new((i64::MIN, i64::MAX), u64::MAX, None, state.layout.duplicates, applied.into_iter(), &state.names);
     let own = own_stretches(&runs.0, &state.layout, shared.options.chunk_points_min)?;
     let ranks = shared.ranks(&state.names);
     let mut writing = Writing { shared, layout: &state.layout, manifest, own, settled, join_below, outputs: BTreeMap::new() };

@@ -140,7 +140,7 @@ pub(crate) fn filter(
     // At the state's end nothing is cut off, so offsets need not be looked at.
     let until = if until == state.offset { u64::MAX } else { until.value() };
     let tombstones = state.tombstones.iter().filter(|tombstone| tombstone.from <= range.1 && range.0 <= tombstone.last);
-    Ok(Some(Filter::new(range, until, series, tombstones, &state.names)))
+    Ok(Some(Filter::new(range, until, series, layout.duplicates, tombstones, &state.names)))
 }
 
 /// The runs that a filter leaves, and how many pages of the others there are.

@@ -52,6 +52,20 @@ pub struct SeriesSchema {
     pub columns: Vec<String>,
     /// A chunk file holds points of one stretch of this much time, where there are enough for a file.
     pub chunk_millis: i64,
+    /// What becomes of points with the same tags and time.
+    #[serde(default)]
+    pub duplicates: Duplicates,
+}
+
+/// What becomes of points with the same tags and time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Duplicates {
+    /// Each stays: a record is an event.
+    #[default]
+    Keep,
+    /// They are one: of each field the value that came last.
+    Replace,
 }
 
 impl SeriesSchema {
@@ -60,7 +74,7 @@ impl SeriesSchema {
     pub fn new(time: impl Into<String>, tags: Vec<String>, fields: Vec<(String, FieldKind)>, chunk_millis: i64) -> Self {
         let time = time.into();
         let columns = std::iter::once(&time).chain(&tags).chain(fields.iter().map(|(name, _)| name)).cloned().collect();
-        Self { time, tags, fields, columns, chunk_millis }
+        Self { time, tags, fields, columns, chunk_millis, duplicates: Duplicates::Replace }
     }
 
     fn kind_of(&self, name: &str) -> Option<ColumnKind> {
@@ -136,6 +150,7 @@ pub(crate) struct Layout {
     pub columns: Columns,
     /// `chunk_millis` in the unit of the time column.
     pub chunk_micros: i64,
+    pub duplicates: Duplicates,
 }
 
 impl Layout {
@@ -173,7 +188,8 @@ impl Layout {
             return Err(invalid("it has no time column".to_owned()));
         }
         let chunk_micros = schema.chunk_millis.saturating_mul(1000);
-        Ok(Self { places, arrow: Arc::new(Schema::new(fields)), columns, chunk_micros })
+        let duplicates = schema.duplicates;
+        Ok(Self { places, arrow: Arc::new(Schema::new(fields)), columns, chunk_micros, duplicates })
     }
 
     /// The number of the tag of this name.

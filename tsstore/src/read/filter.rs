@@ -6,6 +6,7 @@ use super::run::{Page, Run};
 use crate::change::Tombstone;
 use crate::error::Error;
 use crate::names::Names;
+use crate::schema::Duplicates;
 
 /// What every reader filters by.
 pub(crate) struct Filter {
@@ -17,6 +18,8 @@ pub(crate) struct Filter {
     pub until_offset: u64,
     /// Which series; `None` for all.
     pub series: Option<Vec<bool>>,
+    /// What points of the same tags and time are.
+    pub duplicates: Duplicates,
     deletes: Vec<Hiding>,
 }
 
@@ -40,6 +43,7 @@ impl Filter {
         (from, last): (i64, i64),
         until_offset: u64,
         series: Option<Vec<bool>>,
+        duplicates: Duplicates,
         tombstones: impl Iterator<Item = &'a Tombstone>,
         names: &Names,
     ) -> Self {
@@ -47,7 +51,7 @@ impl Filter {
             series: (!tombstone.tags.is_empty()).then(|| names.matching(&tombstone.tags)),
             tombstone: tombstone.clone(),
         });
-        Self { from, last, until_offset, series, deletes: deletes.collect() }
+        Self { from, last, until_offset, series, duplicates, deletes: deletes.collect() }
     }
 
     /// Whether a run has nothing that is wanted, as far as its ranges tell.

@@ -10,6 +10,7 @@ use super::overlap::{Piece, SeriesCursor, pieces};
 use super::run::{Page, Run};
 use crate::error::Error;
 use crate::names::Ranks;
+use crate::schema::Duplicates;
 
 /// How a walk goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -264,8 +265,25 @@ impl Merge<'_> {
         match &versions[..] {
             [] => Ok(Flow::On),
             [only] => sink.rows(&only.page, self.series, only.row..only.row + 1),
+            all if self.filter.duplicates == Duplicates::Keep => self.give_each(all, sink),
             many => sink.versions(self.series, first, many),
         }
+    }
+
+    /// Gives out points of one time, each by itself, in the order of their records.
+    fn give_each(&self, versions: &[Version], sink: &mut dyn Sink) -> Result<Flow, Error> {
+        let mut give = |version: &Version| sink.rows(&version.page, self.series, version.row..version.row + 1);
+        let places: Box<dyn Iterator<Item = &Version>> = match self.direction {
+            Direction::Forward => Box::new(versions.iter()),
+            Direction::Backward => Box::new(versions.iter().rev()),
+        };
+        for version in places {
+            match give(version)? {
+                Flow::On => {}
+                other => return Ok(other),
+            }
+        }
+        Ok(Flow::On)
     }
 
     /// Gives out those of some rows, all of different times, that are wanted.

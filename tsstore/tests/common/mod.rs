@@ -14,7 +14,7 @@ use logcore::materialize::suite::batches;
 use logcore::materialize::{Materializer, Projection, Rejects, ViewError};
 use logcore::{Batch, Offset};
 use tsstore::{
-    Delete, FieldKind, Points, ScanRequest, ScanStats, SeriesChange, SeriesMaterializer, SeriesOptions, SeriesSchema,
+    Delete, Duplicates, FieldKind, Points, ScanRequest, ScanStats, SeriesChange, SeriesMaterializer, SeriesOptions, SeriesSchema,
     SeriesSnapshot, SeriesTable,
 };
 
@@ -125,6 +125,7 @@ pub fn schema() -> SeriesSchema {
         ],
         columns: names(&["load", "ts", "host", "rack", "count", "up", "note"]),
         chunk_millis: 1,
+        duplicates: Duplicates::Replace,
     }
 }
 
