@@ -14,20 +14,17 @@ pub enum Error {
     #[error(transparent)]
     Disk { source: logcore::Error },
 
-    #[error("chunk file {} is corrupt at byte {position}: {detail}; rebuild the view", path.display())]
+    #[error("series file {} is corrupt at byte {position}: {detail}; rebuild the view", path.display())]
     Corrupt { path: PathBuf, position: u64, detail: String },
 
-    #[error("chunk file {} has format version {found}, this program knows version {supported}; rebuild the view", path.display())]
+    #[error("series file {} has format version {found}, this program knows version {supported}; rebuild the view", path.display())]
     UnknownFormat { path: PathBuf, found: u32, supported: u32 },
 
-    #[error(
-        "chunk file {} was written for another schema (fingerprint {found:08x}, expected {expected:08x}); rebuild the view",
-        path.display()
-    )]
-    SchemaChanged { path: PathBuf, expected: u32, found: u32 },
+    #[error("the stored points don't fit the schema: {detail}; rebuild the view")]
+    SchemaChanged { detail: String },
 
-    #[error("the chunk files in {} don't connect: the next should start at offset {expected}, one starts at {found}; rebuild the view", path.display())]
-    Gap { path: PathBuf, expected: Offset, found: Offset },
+    #[error("the points at offset {asked} are not kept, the oldest offset that can be read is {kept_from}; read at a newer one")]
+    PastNotKept { asked: Offset, kept_from: Offset },
 
     #[error("invalid series schema: {detail}")]
     InvalidSchema { detail: String },
@@ -35,11 +32,17 @@ pub enum Error {
     #[error("the projection gave points that don't fit the series: {detail}")]
     InvalidPoints { detail: String },
 
+    #[error("a record of the series is damaged: {detail}")]
+    InvalidBlock { detail: String },
+
     #[error("records from offset {found} were applied where {expected} is next")]
     OutOfOrder { expected: Offset, found: Offset },
 
     #[error("column {index} was asked for, the series has {columns}")]
     UnknownColumn { index: usize, columns: usize },
+
+    #[error("the request makes no sense: {detail}")]
+    InvalidRequest { detail: String },
 
     #[error("{name:?} is not a tag of this series; its tags are {tags:?}")]
     UnknownTag { name: String, tags: Vec<String> },
@@ -57,9 +60,12 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Disk { source } => source.kind(),
-            Self::Corrupt { .. } | Self::Gap { .. } => ErrorKind::Corrupt,
+            Self::Corrupt { .. } | Self::InvalidBlock { .. } => ErrorKind::Corrupt,
             Self::UnknownFormat { .. } | Self::SchemaChanged { .. } => ErrorKind::Unavailable,
-            Self::InvalidSchema { .. } | Self::UnknownColumn { .. } | Self::UnknownTag { .. } => ErrorKind::Invalid,
+            Self::PastNotKept { .. } => ErrorKind::NotFound,
+            Self::InvalidSchema { .. } | Self::InvalidRequest { .. } | Self::UnknownColumn { .. } | Self::UnknownTag { .. } => {
+                ErrorKind::Invalid
+            }
             Self::InvalidPoints { .. } | Self::OutOfOrder { .. } | Self::Compression { .. } | Self::Arrow { .. } => {
                 ErrorKind::Internal
             }

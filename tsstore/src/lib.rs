@@ -6,34 +6,47 @@
 //! [`ScanRequest`].
 //!
 //! # The way of a point
-//! `Driver` → [`SeriesMaterializer`] (projects, checks) → `chunk::open` (blocks in memory) → at a checkpoint `chunk::order`
-//! (sorted, cut into pages) → `chunk::column` (compressed) → `chunk::sealed` (the file). Queries come the other way:
-//! [`SeriesTable::snapshot`] → [`SeriesSnapshot::scan`] → [`scan`].
+//! `Driver` → [`SeriesMaterializer`] (projects, checks) → `names` (its tags become the number of a series) → `chunk::open` (blocks in
+//! memory) → at a checkpoint `save` (sorted, cut into pages) → `chunk::column` (compressed) → `chunk::sealed` (the file). Queries
+//! come the other way: [`SeriesTable::snapshot`] → [`SeriesSnapshot::scan`], [`SeriesSnapshot::aggregate`] or
+//! [`SeriesSnapshot::last_values`] → `read`.
 //!
 //! # Invariants
-//! - A snapshot holds exactly the points of the offsets below [`SeriesSnapshot::offset`], each once, for as long as it lives.
-//! - The chunk files of a folder cover the offsets from 0 to the last checkpoint without a gap and without an overlap.
+//! - A point is its tags and its time. What several records say of it is one: of each field the value that came last; unless the schema
+//!   says that each record is a point of its own ([`Duplicates`]).
+//! - A snapshot holds exactly the points of the offsets below [`SeriesSnapshot::offset`] for as long as it lives.
+//! - The manifest names the files that have all points of the offsets below the last checkpoint.
 //! - Every byte read from a file is covered by a checksum that was verified before the byte was believed.
 //! - Values come back bit for bit, NaN payloads included.
 //!
 //! # Not done
-//! - A later point with the same tags and time does not replace an earlier one: both are kept. Overwriting comes later.
-//! - Retention, downsampling, continuous aggregates; merging chunk files beyond the last small one.
-//! - Tags leave as plain strings, not as dictionaries; batches are not joined across pages.
-//! - Footers of all chunk files stay in memory, about 100 bytes a column and page.
+//! - Retention, downsampling, continuous aggregates.
+//! - Names of series stay when all of their points were deleted; fields that left the schema stay in files that have them.
+//! - Pages whose times overlap are merged when they are read, which takes four to five times as long, until the files are merged.
+//! - A query looks at every series once for each tag it filters by, and for each delete by tags that is not applied yet.
+//! - Footers of all chunk files stay in memory, about 100 bytes a field and page.
 
 #![forbid(unsafe_code)]
 
+pub mod aggregate;
+pub mod block;
+pub mod change;
 mod chunk;
 pub mod error;
+mod manifest;
 pub mod materializer;
+mod names;
+mod read;
+mod save;
 pub mod scan;
 pub mod schema;
 pub mod series;
 
-pub use chunk::page::{ColumnSummary, NumberSummary, PageSummary, TagValues};
+pub use aggregate::{Aggregate, AggregateRequest, Buckets};
+pub use change::{ChangeProjection, Delete, PointProjection, Points, SeriesChange};
+pub use chunk::page::{ColumnSummary, NumberSummary, PageColumn, PageSummary};
 pub use error::Error;
-pub use materializer::{PointProjection, Points, SeriesMaterializer};
-pub use scan::{ScanRequest, ScanStats};
-pub use schema::{FieldKind, SeriesSchema};
+pub use materializer::SeriesMaterializer;
+pub use scan::{FieldBound, LastRequest, ScanOrder, ScanRequest, ScanStats};
+pub use schema::{Duplicates, FieldKind, SeriesSchema};
 pub use series::{SeriesOptions, SeriesSnapshot, SeriesStats, SeriesTable};

@@ -1,69 +1,61 @@
 //! The writing side of a series: applies records, and makes them durable as chunk files.
 //!
-//! The driver of `logcore` calls it. What is applied is visible at once; a checkpoint sorts, compresses and writes everything in
-//! memory while readers go on with what they have.
-//!
-//! # Crash safety
-//! A checkpoint is one file, written atomically; its footer says which offsets it covers. When it fails, memory still holds
-//! everything and the next one tries again.
-//!
-//! # Not done
-//! A checkpoint holds 24 bytes a point for the order and the finished file in memory, besides the points.
+//! The driver of `logcore` calls it. What is applied is visible at once. A checkpoint sorts, compresses and writes what was in memory
+//! when it began while more is applied and readers go on with what they have; see `save`.
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use logcore::materialize::{Materializer, Projection, Rejects, ViewError};
+use logcore::materialize::{FinishCheckpoint, Materializer, Rejects, ViewError};
 use logcore::{Batch, Offset};
 
+use crate::change::{ChangeProjection, SeriesChange, Tombstone};
 use crate::chunk::open;
-use crate::chunk::order;
-use crate::chunk::sealed::ChunkWriter;
 use crate::error::Error;
+use crate::names::Interner;
+use crate::save;
 use crate::series::Shared;
 
-/// Points, as a projection makes them of records.
-#[derive(Clone, Debug)]
-pub struct Points {
-    /// The offset of the record that row i came from; they don't fall.
-    pub offsets: Vec<Offset>,
-    /// The columns of [`crate::SeriesTable::arrow_schema`]: the time as `Timestamp(Microsecond, "UTC")` and not null; tags as
-    /// `Utf8`; fields as `Float64`, `Int64`, `Boolean` or `Utf8`.
-    pub columns: RecordBatch,
-}
-
-/// Turns records into points.
-pub type PointProjection = Box<dyn Projection<Points>>;
+/// What a delete takes, about.
+const DELETE_BYTES: u64 = 256;
 
 /// Feeds a series. See [`crate::SeriesTable::open`].
 pub struct SeriesMaterializer {
     shared: Arc<Shared>,
-    projection: PointProjection,
+    projection: ChangeProjection,
+    interner: Interner,
 }
 
 impl SeriesMaterializer {
-    pub(crate) fn new(shared: Arc<Shared>, projection: PointProjection) -> Self {
-        Self { shared, projection }
+    pub(crate) fn new(shared: Arc<Shared>, projection: ChangeProjection, interner: Interner) -> Self {
+        Self { shared, projection, interner }
     }
 
-    fn write_checkpoint(&self) -> Result<Offset, Error> {
-        let Shared { layout, dir, options, .. } = &*self.shared;
-        let state = self.shared.state();
-        if state.offset == state.checkpoint {
-            return Ok(state.checkpoint);
+    fn take_in(&mut self, changes: Vec<SeriesChange>, from: Offset, until: Offset) -> Result<(), Error> {
+        let layout = Arc::clone(&self.shared.state().layout);
+        let (mut blocks, mut deletes) = (Vec::new(), Vec::new());
+        let mut last = from;
+        for change in changes {
+            match change {
+                SeriesChange::Points(points) => {
+                    let (first, end) = (points.offsets.first().copied(), points.offsets.last().copied());
+                    if first.is_some_and(|first| first < last) {
+                        return Err(Error::InvalidPoints { detail: "their offsets fall".to_owned() });
+                    }
+                    last = end.unwrap_or(last);
+                    let rows_max = self.shared.options.block_points;
+                    blocks.extend(open::cut(points, from, until, &layout, &mut self.interner, rows_max)?);
+                }
+                SeriesChange::Delete(delete) => {
+                    if delete.offset < last || delete.offset >= until {
+                        let detail = format!("offset {} of a delete lies outside {last}..{until} (end exclusive)", delete.offset);
+                        return Err(Error::InvalidPoints { detail });
+                    }
+                    last = delete.offset;
+                    deletes.extend(Tombstone::new(delete, &layout)?);
+                }
+            }
         }
-        let small = state.sealed.last().filter(|chunk| chunk.points < options.merge_points);
-        let mut blocks = small.map_or_else(|| Ok(Vec::new()), |chunk| chunk.read_all())?;
-        blocks.extend(state.open.iter().cloned());
-        let mut writer = ChunkWriter::new(layout, options.compression_level);
-        order::write_pages(&blocks, layout, options, &mut writer)?;
-        let from = small.map_or(state.checkpoint, |chunk| chunk.from);
-        let chunk = writer.finish(dir, from, state.offset)?;
-        let merged = usize::from(small.is_some());
-        let to = state.offset;
-        drop(state);
-        self.shared.seal(chunk, merged);
-        Ok(to)
+        self.shared.append(blocks, deletes, self.interner.names(), until)
     }
 }
 
@@ -81,23 +73,33 @@ impl Materializer for SeriesMaterializer {
         if end <= next {
             return Ok(());
         }
-        let points = self.projection.project(batch, next, rejects)?;
-        let blocks = open::cut(points, next, end, &self.shared.layout, self.shared.options.block_points)?;
-        Ok(self.shared.append(blocks, end)?)
+        let changes = self.projection.project(batch, next, rejects)?;
+        Ok(self.take_in(changes, next, end)?)
     }
 
     fn skip_to(&mut self, next: Offset) -> Result<(), ViewError> {
         if next > self.next_offset() {
-            self.shared.append(Vec::new(), next)?;
+            self.shared.append(Vec::new(), Vec::new(), self.interner.names(), next)?;
         }
         Ok(())
     }
 
     fn checkpoint(&mut self) -> Result<Offset, ViewError> {
-        Ok(self.write_checkpoint()?)
+        self.begin_checkpoint()?()
+    }
+
+    fn begin_checkpoint(&mut self) -> Result<FinishCheckpoint, ViewError> {
+        let shared = Arc::clone(&self.shared);
+        let state = shared.change(|state| {
+            state.frozen = state.open.len();
+            state.clone()
+        });
+        Ok(Box::new(move || Ok(save::finish_checkpoint(&shared, state)?)))
     }
 
     fn unsaved_bytes(&self) -> u64 {
-        self.shared.state().open.iter().map(|block| block.bytes).sum()
+        let state = self.shared.state();
+        let deletes = state.tombstones.iter().filter(|tombstone| tombstone.offset >= state.checkpoint.value()).count() as u64;
+        state.open.iter().map(|block| block.bytes).sum::<u64>() + deletes * DELETE_BYTES
     }
 }

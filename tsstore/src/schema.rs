@@ -1,10 +1,13 @@
 //! The columns of a series: its time, its tags, its fields, and the Arrow schema they come out as.
 //!
-//! The router keeps a [`SeriesSchema`] in the catalog; inside the crate everything works with its resolved form, the layout.
+//! The router keeps a [`SeriesSchema`] in the catalog; inside the crate everything works with its resolved form, the layout, and
+//! with the numbers of tags and fields: a table's `Columns` gives each name its number once and for all, so that a schema can
+//! grow while older chunk files stay as they are.
 
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use logcore::types::len_u32;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -26,7 +29,7 @@ pub enum FieldKind {
 }
 
 impl FieldKind {
-    fn data_type(self) -> DataType {
+    pub(crate) fn data_type(self) -> DataType {
         match self {
             Self::Float => DataType::Float64,
             Self::Integer => DataType::Int64,
@@ -47,8 +50,22 @@ pub struct SeriesSchema {
     pub fields: Vec<(String, FieldKind)>,
     /// All names, in the order of the table.
     pub columns: Vec<String>,
-    /// Pages of chunk files end at multiples of this much time, once they are worth their header.
+    /// A chunk file holds points of one stretch of this much time, where there are enough for a file.
     pub chunk_millis: i64,
+    /// What becomes of points with the same tags and time.
+    #[serde(default)]
+    pub duplicates: Duplicates,
+}
+
+/// What becomes of points with the same tags and time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Duplicates {
+    /// Each stays: a record is an event.
+    #[default]
+    Keep,
+    /// They are one: of each field the value that came last.
+    Replace,
 }
 
 impl SeriesSchema {
@@ -57,7 +74,7 @@ impl SeriesSchema {
     pub fn new(time: impl Into<String>, tags: Vec<String>, fields: Vec<(String, FieldKind)>, chunk_millis: i64) -> Self {
         let time = time.into();
         let columns = std::iter::once(&time).chain(&tags).chain(fields.iter().map(|(name, _)| name)).cloned().collect();
-        Self { time, tags, fields, columns, chunk_millis }
+        Self { time, tags, fields, columns, chunk_millis, duplicates: Duplicates::Replace }
     }
 
     fn kind_of(&self, name: &str) -> Option<ColumnKind> {
@@ -80,45 +97,65 @@ pub(crate) enum ColumnKind {
 }
 
 impl ColumnKind {
-    fn data_type(self) -> DataType {
+    pub fn data_type(self) -> DataType {
         match self {
             Self::Time => DataType::Timestamp(TimeUnit::Microsecond, Some(TIME_ZONE.into())),
             Self::Tag => DataType::Utf8,
             Self::Field(kind) => kind.data_type(),
         }
     }
+}
 
-    /// Part of the schema fingerprint, so part of the format.
-    fn code(self) -> u8 {
+impl FieldKind {
+    /// Part of the formats.
+    pub(crate) fn code(self) -> u8 {
         match self {
-            Self::Time => 0,
-            Self::Tag => 1,
-            Self::Field(FieldKind::Float) => 2,
-            Self::Field(FieldKind::Integer) => 3,
-            Self::Field(FieldKind::Boolean) => 4,
-            Self::Field(FieldKind::Text) => 5,
+            Self::Float => 2,
+            Self::Integer => 3,
+            Self::Boolean => 4,
+            Self::Text => 5,
         }
+    }
+
+    pub(crate) fn of_code(code: u8) -> Option<Self> {
+        [Self::Float, Self::Integer, Self::Boolean, Self::Text].into_iter().find(|kind| kind.code() == code)
     }
 }
 
-/// A checked schema, resolved to column numbers.
+/// All tags and fields that a table ever had. A name's number is its place in the list; lists only grow.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Columns {
+    pub tags: Vec<String>,
+    pub fields: Vec<(String, FieldKind)>,
+}
+
+/// Where the values of a column of the table are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Time,
+    /// The tag of this number.
+    Tag(usize),
+    /// The field of this number.
+    Field(u32, FieldKind),
+}
+
+/// A checked schema, resolved to numbers.
 #[derive(Debug)]
 pub(crate) struct Layout {
-    /// The role of each column, in the order of the table.
-    pub columns: Vec<ColumnKind>,
-    /// The number of the time column.
-    pub time: usize,
+    /// Each column, in the order of the table.
+    pub places: Vec<Place>,
     /// What record batches look like.
     pub arrow: SchemaRef,
-    /// Names, roles and order of the columns in one number; chunk files carry it.
-    pub fingerprint: u32,
+    /// The names behind the numbers.
+    pub columns: Columns,
     /// `chunk_millis` in the unit of the time column.
     pub chunk_micros: i64,
+    pub duplicates: Duplicates,
 }
 
 impl Layout {
-    /// Checks and resolves a schema.
-    pub fn new(schema: &SeriesSchema) -> Result<Self, Error> {
+    /// Checks and resolves a schema; names that `known` does not have get the next numbers.
+    pub fn new(schema: &SeriesSchema, known: &Columns) -> Result<Self, Error> {
         let invalid = |detail: String| Error::InvalidSchema { detail };
         if schema.chunk_millis <= 0 {
             return Err(invalid(format!("a chunk of {} ms holds nothing", schema.chunk_millis)));
@@ -127,48 +164,84 @@ impl Layout {
         if schema.columns.len() != named {
             return Err(invalid(format!("it orders {} columns and defines {named}", schema.columns.len())));
         }
-        let mut columns = Vec::with_capacity(named);
-        let mut fields = Vec::with_capacity(named);
-        let mut identity = Vec::new();
         for (index, name) in schema.columns.iter().enumerate() {
             if schema.columns[..index].contains(name) {
                 return Err(invalid(format!("column {name:?} is named twice")));
             }
+        }
+        let columns = known.grown(schema)?;
+        let mut places = Vec::with_capacity(named);
+        let mut fields = Vec::with_capacity(named);
+        for name in &schema.columns {
             let kind = schema.kind_of(name).ok_or_else(|| invalid(format!("column {name:?} has no role")))?;
-            columns.push(kind);
             fields.push(Field::new(name, kind.data_type(), kind != ColumnKind::Time));
-            identity.push(kind.code());
-            identity.extend_from_slice(&(name.len() as u64).to_le_bytes());
-            identity.extend_from_slice(name.as_bytes());
+            let number = match kind {
+                ColumnKind::Time => Some(Place::Time),
+                ColumnKind::Tag => columns.tags.iter().position(|tag| tag == name).map(Place::Tag),
+                ColumnKind::Field(kind) => {
+                    columns.fields.iter().position(|(field, _)| field == name).map(|at| Place::Field(len_u32(at), kind))
+                }
+            };
+            places.push(number.expect("the columns were grown by this schema"));
         }
-        let time = columns.iter().position(|kind| *kind == ColumnKind::Time);
-        Ok(Self {
-            time: time.ok_or_else(|| invalid("it has no time column".to_owned()))?,
-            columns,
-            arrow: Arc::new(Schema::new(fields)),
-            fingerprint: logcore::frame::checksum(&identity),
-            chunk_micros: schema.chunk_millis.saturating_mul(1000),
-        })
+        if !places.contains(&Place::Time) {
+            return Err(invalid("it has no time column".to_owned()));
+        }
+        let chunk_micros = schema.chunk_millis.saturating_mul(1000);
+        let duplicates = schema.duplicates;
+        Ok(Self { places, arrow: Arc::new(Schema::new(fields)), columns, chunk_micros, duplicates })
     }
 
-    /// The number of a tag's column.
+    /// The number of the tag of this name.
     pub fn tag(&self, name: &str) -> Result<usize, Error> {
-        let is_tag = |index: &usize| self.columns[*index] == ColumnKind::Tag;
-        let tags = || (0..self.columns.len()).filter(is_tag).map(|index| self.arrow.field(index).name());
-        self.arrow
-            .index_of(name)
-            .ok()
-            .filter(is_tag)
-            .ok_or_else(|| Error::UnknownTag { name: name.to_owned(), tags: tags().cloned().collect() })
+        let number = self.columns.tags.iter().position(|tag| tag == name);
+        number.ok_or_else(|| Error::UnknownTag { name: name.to_owned(), tags: self.columns.tags.clone() })
     }
 
-    /// The numbers of the columns chosen, checked, and the schema they make.
-    pub fn project(&self, projection: &[usize]) -> Result<SchemaRef, Error> {
-        let columns = self.columns.len();
-        if let Some(&index) = projection.iter().find(|&&index| index >= columns) {
-            return Err(Error::UnknownColumn { index, columns });
+    /// The places of the columns chosen, checked, and the schema they make; tags as dictionaries if wanted.
+    pub fn project(&self, projection: &[usize], tags_as_dictionaries: bool) -> Result<(Vec<Place>, SchemaRef), Error> {
+        let places = projection.iter().map(|&index| self.place(index)).collect::<Result<Vec<_>, _>>()?;
+        let mut fields = Vec::with_capacity(places.len());
+        for (&index, place) in projection.iter().zip(&places) {
+            let field = self.arrow.field(index).clone();
+            let is_dictionary = tags_as_dictionaries && matches!(place, Place::Tag(_));
+            let dictionary = || DataType::Dictionary(Box::new(DataType::UInt32), Box::new(DataType::Utf8));
+            fields.push(if is_dictionary { field.with_data_type(dictionary()) } else { field });
         }
-        Ok(Arc::new(self.arrow.project(projection)?))
+        Ok((places, Arc::new(Schema::new(fields))))
+    }
+
+    /// The place of a column of the table.
+    pub fn place(&self, index: usize) -> Result<Place, Error> {
+        let columns = self.places.len();
+        self.places.get(index).copied().ok_or(Error::UnknownColumn { index, columns })
+    }
+}
+
+impl Columns {
+    /// These and what `schema` adds to them.
+    fn grown(&self, schema: &SeriesSchema) -> Result<Self, Error> {
+        let changed = |detail: String| Error::SchemaChanged { detail };
+        let mut all = self.clone();
+        if let Some(tag) = self.tags.iter().find(|tag| !schema.tags.contains(tag)) {
+            return Err(changed(format!("its tag {tag:?} is gone, which joins series that were apart")));
+        }
+        for tag in &schema.tags {
+            if self.fields.iter().any(|(name, _)| name == tag) {
+                return Err(changed(format!("{tag:?} was a field and is a tag now")));
+            }
+            if !all.tags.contains(tag) {
+                all.tags.push(tag.clone());
+            }
+        }
+        for (name, kind) in &schema.fields {
+            match all.fields.iter().find(|(field, _)| field == name) {
+                Some((_, known)) if known == kind => {}
+                Some((_, known)) => return Err(changed(format!("field {name:?} was {known:?} and is {kind:?} now"))),
+                None => all.fields.push((name.clone(), *kind)),
+            }
+        }
+        Ok(all)
     }
 }
 
@@ -180,29 +253,50 @@ mod tests {
         SeriesSchema::new("ts", vec!["host".into()], vec![("load".into(), FieldKind::Float)], 1000)
     }
 
+    fn layout(schema: &SeriesSchema) -> Result<Layout, Error> {
+        Layout::new(schema, &Columns::default())
+    }
+
     #[test]
     fn columns_keep_the_order_of_the_table() {
         let mut schema = schema();
         schema.columns = vec!["load".into(), "ts".into(), "host".into()];
-        let layout = Layout::new(&schema).expect("valid");
-        assert_eq!(layout.columns, [ColumnKind::Field(FieldKind::Float), ColumnKind::Time, ColumnKind::Tag]);
-        assert_eq!((layout.time, layout.tag("host").expect("a tag")), (1, 2));
+        let layout = layout(&schema).expect("valid");
+        assert_eq!(layout.places, [Place::Field(0, FieldKind::Float), Place::Time, Place::Tag(0)]);
+        assert_eq!(layout.tag("host").expect("a tag"), 0);
         assert!(matches!(layout.tag("load"), Err(Error::UnknownTag { .. })));
-        assert!(matches!(layout.project(&[3]), Err(Error::UnknownColumn { index: 3, columns: 3 })));
+        assert!(matches!(layout.project(&[3], false), Err(Error::UnknownColumn { index: 3, columns: 3 })));
     }
 
     #[test]
-    fn the_fingerprint_tells_names_roles_and_order_apart() {
-        let mut renamed = schema();
-        renamed.tags = vec!["hosts".into()];
-        renamed.columns[1] = "hosts".into();
-        let mut retyped = schema();
-        retyped.fields[0].1 = FieldKind::Integer;
-        let mut reordered = schema();
-        reordered.columns.swap(1, 2);
-        let fingerprint = |schema: &SeriesSchema| Layout::new(schema).expect("valid").fingerprint;
-        for other in [renamed, retyped, reordered] {
-            assert_ne!(fingerprint(&schema()), fingerprint(&other), "{other:?}");
+    fn numbers_stay_when_a_schema_grows() {
+        let before = layout(&schema()).expect("valid");
+        let grown = SeriesSchema::new(
+            "ts",
+            vec!["area".into(), "host".into()],
+            vec![("up".into(), FieldKind::Boolean), ("load".into(), FieldKind::Float)],
+            1000,
+        );
+        let after = Layout::new(&grown, &before.columns).expect("it grew");
+        assert_eq!(
+            after.places,
+            [Place::Time, Place::Tag(1), Place::Tag(0), Place::Field(1, FieldKind::Boolean), Place::Field(0, FieldKind::Float)]
+        );
+        assert_eq!(Layout::new(&grown, &after.columns).expect("the same").columns, after.columns);
+        let without_field = SeriesSchema::new("ts", grown.tags.clone(), vec![], 1000);
+        assert_eq!(Layout::new(&without_field, &after.columns).expect("fields may go").columns, after.columns);
+    }
+
+    #[test]
+    fn what_would_mix_up_stored_points_asks_for_a_rebuild() {
+        let known = layout(&schema()).expect("valid").columns;
+        let fields = schema().fields;
+        for bad in [
+            SeriesSchema::new("ts", vec![], fields.clone(), 1000),
+            SeriesSchema::new("ts", vec!["host".into(), "load".into()], vec![], 1000),
+            SeriesSchema::new("ts", vec!["host".into()], vec![("load".into(), FieldKind::Integer)], 1000),
+        ] {
+            assert!(matches!(Layout::new(&bad, &known), Err(Error::SchemaChanged { .. })), "{bad:?}");
         }
     }
 
@@ -217,7 +311,7 @@ mod tests {
         let mut no_chunk = schema();
         no_chunk.chunk_millis = 0;
         for bad in [twice, missing, unknown, no_chunk] {
-            assert!(matches!(Layout::new(&bad), Err(Error::InvalidSchema { .. })), "{bad:?}");
+            assert!(matches!(layout(&bad), Err(Error::InvalidSchema { .. })), "{bad:?}");
         }
     }
 }

@@ -2,19 +2,30 @@
 
 mod common;
 
-use common::{Point, Source, chunk_files, everything, expected, feed, log, open, rows, small, source, try_open};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use common::{
+    Entry, Erase, Point, Source, chunk_files, everything, expected, feed, log, open, open_as, rows, small, source, try_open,
+};
 use logcore::materialize::suite::Opened;
 use logcore::materialize::{Materializer, Rejects};
 use logcore::sys::fs;
 use logcore::{ErrorKind, Offset};
-use tsstore::{Error, SeriesTable};
+use tsstore::Error;
 
 fn points(count: u32) -> Source {
     let point = |n: u32| Point {
         count: Some(i64::from(n)),
         ..Point::at(i64::from(n % 37) * 500, ["a", "b"][n as usize % 2], f64::from(n))
     };
-    Source::new((0..count).map(|n| (n % 10 != 9).then(|| point(n))).collect())
+    let erase = Erase { until: Some(4_000), hosts: Some(vec![Some("a".into())]), ..Erase::default() };
+    let entry = |n: u32| match n % 10 {
+        9 => Entry::Unfit,
+        7 if n.is_multiple_of(3) => Entry::Delete(erase.clone()),
+        _ => Entry::Point(point(n)),
+    };
+    Source::new((0..count).map(entry).collect())
 }
 
 logcore::materializer_suite!(
@@ -58,57 +69,94 @@ fn a_batch_applied_in_part_is_taken_from_where_the_view_is() {
     assert!(error.to_string().contains("offset 80"), "{error}");
 }
 
-#[test]
-fn leftovers_of_a_crash_are_removed() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let (source, log) = (points(60), log(60, 10));
-    let (_, mut materializer) = open(dir.path(), &source, small());
-    let (mut saved, path) = (Vec::new(), |name: &str| dir.path().join(name));
-    let small_file = small().merge_points;
-    assert!(small_file < 9, "a batch is more than a small file");
-    for batches in [3, 6] {
-        feed(&mut materializer, &log[..batches]);
-        materializer.checkpoint().expect("no fault");
-        saved = chunk_files(dir.path());
+/// The names and contents of a folder.
+type Image = BTreeMap<String, Vec<u8>>;
+
+fn image(dir: &Path) -> Image {
+    let content = |name: &String| fs::read(&dir.join(name)).expect("readable").expect("there");
+    fs::list(dir).expect("listable").into_iter().map(|name| (name.clone(), content(&name))).collect()
+}
+
+fn put(path: &Path, content: &[u8]) {
+    fs::AppendFile::open(path, 0).and_then(|mut file| file.append(content)).expect("writable");
+}
+
+/// The folders that a crash may leave between `before` and `after`: files are written, all of them or a part, then the manifest is
+/// replaced, then others are removed.
+fn crashes(before: &Image, after: &Image) -> Vec<Image> {
+    let manifest = "series.manifest";
+    let mut states = Vec::new();
+    let mut so_far = before.clone();
+    for (name, content) in after.iter().filter(|(name, _)| *name != manifest && !before.contains_key(*name)) {
+        for part in [0, content.len() / 2, content.len() - 1, content.len()] {
+            so_far.insert(name.clone(), content[..part].to_vec());
+            states.push(so_far.clone());
+        }
     }
-    assert_eq!(saved.len(), 2);
-    drop(materializer);
-    let whole = dir.path().join("whole");
-    let (_, mut materializer) = open(&whole, &source, small());
-    feed(&mut materializer, &log);
-    materializer.checkpoint().expect("no fault");
-    let union = chunk_files(&whole).pop().expect("one file");
-    fs::write_atomic(&path(&union), &fs::read(&whole.join(&union)).expect("readable").expect("there")).expect("written");
-    fs::write_atomic(&path("dead_letters.ndjson"), b"kept").expect("written");
-    let unfinished = path(&union.replace("00.chunk", "01.chunk")).with_extension("tmp");
-    fs::write_atomic(&unfinished.with_extension("x"), b"half").expect("written");
-    fs::write_atomic(&path("other.tmp"), b"someone's").expect("written");
-    std::iter::once(&unfinished).for_each(|path| {
-        fs::AppendFile::open(path, 0).and_then(|mut file| file.append(b"half a chunk")).expect("written");
-    });
-    let (table, materializer) = open(dir.path(), &source, small());
-    assert_eq!(chunk_files(dir.path()), [union]);
-    assert_eq!(materializer.next_offset(), Offset::new(60));
-    assert_eq!(rows(&table.snapshot(), &everything()), expected(&source, 60));
-    assert_eq!(fs::len_bytes(&unfinished).expect("tellable"), 0, "an unfinished file is gone");
-    assert_eq!(fs::len_bytes(&path("dead_letters.ndjson")).expect("tellable"), 4, "others' files are not touched");
+    let whole = &after[manifest];
+    for part in [0, whole.len() / 2, whole.len()] {
+        so_far.insert("series.tmp".to_owned(), whole[..part].to_vec());
+        states.push(so_far.clone());
+    }
+    so_far.remove("series.tmp");
+    so_far.insert(manifest.to_owned(), whole.clone());
+    states.push(so_far.clone());
+    for name in before.keys().filter(|name| !after.contains_key(*name)) {
+        so_far.remove(name);
+        states.push(so_far.clone());
+    }
+    assert_eq!(&so_far, after);
+    states
 }
 
 #[test]
-fn a_missing_file_is_a_gap() {
+fn a_crash_at_any_step_of_a_checkpoint_leaves_the_one_before_or_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (source, log) = (points(240), log(240, 12));
+    let (table, mut materializer) = open(dir.path(), &source, small());
+    let (mut merged, mut tried) = (0, 0);
+    for batches in 1..=log.len() {
+        let (before, chunks) = (image(dir.path()), table.stats().chunks);
+        feed(&mut materializer, &log[..batches]);
+        materializer.checkpoint().expect("no fault");
+        merged += usize::from(table.stats().chunks <= chunks);
+        for state in crashes(&before, &image(dir.path())) {
+            let crashed = tempfile::tempdir().expect("a folder");
+            state.iter().for_each(|(name, content)| put(&crashed.path().join(name), content));
+            put(&crashed.path().join("dead_letters.ndjson"), b"kept");
+            let (table, mut materializer) = open(crashed.path(), &source, small());
+            let applied = logcore::types::index(materializer.next_offset().value());
+            assert!([batches * 12, (batches - 1) * 12].contains(&applied), "{applied} after batch {batches}");
+            assert_eq!(rows(&table.snapshot(), &everything()), expected(&source, applied), "batch {batches}");
+            feed(&mut materializer, &log[..batches]);
+            materializer.checkpoint().expect("no fault");
+            assert_eq!(rows(&table.snapshot(), &everything()), expected(&source, batches * 12), "batch {batches}");
+            let files = image(crashed.path());
+            assert_eq!(chunk_files(crashed.path()).len(), table.stats().chunks, "leftovers are gone: {:?}", files.keys());
+            assert_eq!(files["dead_letters.ndjson"], b"kept", "others' files are not touched");
+            tried += 1;
+        }
+    }
+    assert!(merged > 0 && tried > 100, "{merged} merges, {tried} crashes");
+}
+
+#[test]
+fn a_missing_file_is_damage() {
     let dir = tempfile::tempdir().expect("a folder");
     let (source, log) = (points(60), log(60, 10));
     let (_, mut materializer) = open(dir.path(), &source, small());
-    for batches in [2, 4, 6] {
-        feed(&mut materializer, &log[..batches]);
-        materializer.checkpoint().expect("no fault");
+    feed(&mut materializer, &log);
+    materializer.checkpoint().expect("no fault");
+    for name in fs::list(dir.path()).expect("listable").iter().filter(|name| !name.ends_with("manifest")) {
+        let content = fs::read(&dir.path().join(name)).expect("readable").expect("there");
+        fs::remove_file(&dir.path().join(name)).expect("removable");
+        let error = try_open(dir.path(), &source, small()).err().expect("a file is missing");
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        assert!(error.to_string().contains(name.as_str()), "{error}");
+        put(&dir.path().join(name), &content);
     }
-    let files = chunk_files(dir.path());
-    assert_eq!(files.len(), 3);
-    fs::remove_file(&dir.path().join(&files[1])).expect("removable");
-    let error = try_open(dir.path(), &source, small()).err().expect("a gap");
-    assert!(matches!(&error, Error::Gap { expected, found, .. } if (expected.value(), found.value()) == (20, 40)), "{error}");
-    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    let (table, _) = open(dir.path(), &source, small());
+    assert_eq!(rows(&table.snapshot(), &everything()), expected(&source, 60));
 }
 
 #[test]
@@ -117,13 +165,14 @@ fn checkpoints_without_points_are_durable_and_do_not_pile_up() {
     let source = points(60);
     let (_, mut materializer) = open(dir.path(), &source, small());
     assert_eq!(materializer.checkpoint().expect("no fault"), Offset::ZERO);
-    assert!(chunk_files(dir.path()).is_empty(), "nothing applied, nothing to save");
+    assert!(fs::list(dir.path()).expect("listable").is_empty(), "nothing applied, nothing to save");
     feed(&mut materializer, &log(60, 10));
     materializer.checkpoint().expect("no fault");
+    let files = fs::list(dir.path()).expect("listable").len();
     for next in 61..70 {
         materializer.skip_to(Offset::new(next)).expect("no fault");
         materializer.checkpoint().expect("no fault");
-        assert_eq!(chunk_files(dir.path()).len(), 2, "the empty file is replaced, the full one stays");
+        assert!(fs::list(dir.path()).expect("listable").len() <= files, "an empty checkpoint adds no file");
     }
     let (table, materializer) = open(dir.path(), &source, small());
     assert_eq!(materializer.next_offset(), Offset::new(69));
@@ -131,17 +180,17 @@ fn checkpoints_without_points_are_durable_and_do_not_pile_up() {
 }
 
 #[test]
-fn small_files_are_merged_into_the_next_one_and_kept_for_their_readers() {
+fn merged_files_are_kept_for_their_readers() {
     let dir = tempfile::tempdir().expect("a folder");
-    let source = points(60);
+    let source = points(240);
     let (table, mut materializer) = open(dir.path(), &source, small());
     let mut readers = Vec::new();
-    for batch in &log(60, 2) {
+    for batch in &log(240, 4) {
         feed(&mut materializer, std::slice::from_ref(batch));
         materializer.checkpoint().expect("no fault");
         readers.push(table.snapshot());
     }
-    assert!(table.stats().chunks < 15, "{:?}", table.stats());
+    assert!(table.stats().chunks < 30, "{:?}", table.stats());
     assert!(chunk_files(dir.path()).len() > table.stats().chunks, "snapshots keep their files");
     for reader in &readers {
         assert_eq!(rows(reader, &everything()), expected(&source, logcore::types::index(reader.offset().value())));
@@ -149,19 +198,71 @@ fn small_files_are_merged_into_the_next_one_and_kept_for_their_readers() {
     drop(readers);
     assert_eq!(chunk_files(dir.path()).len(), table.stats().chunks, "and let go of them");
     let (table, _) = open(dir.path(), &source, small());
-    assert_eq!(rows(&table.snapshot(), &everything()), expected(&source, 60));
+    assert_eq!(rows(&table.snapshot(), &everything()), expected(&source, 240));
 }
 
 #[test]
-fn another_schema_is_refused() {
+fn deletes_go_when_they_are_applied() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let point = |n: i64| Entry::Point(Point::at(n * 10, "a", 1.0));
+    let erase = |n: i64| Entry::Delete(Erase { from: Some(n * 10), until: Some(n * 10 + 1), ..Erase::default() });
+    let mut entries: Vec<Entry> = (0..40).map(point).collect();
+    entries.extend((0..10).map(erase));
+    entries.extend((40..60).map(point));
+    let source = Source::new(entries);
+    let (table, mut materializer) = open(dir.path(), &source, small());
+    let log = log(70, 10);
+    for batches in 1..=7 {
+        feed(&mut materializer, &log[..batches]);
+        materializer.checkpoint().expect("no fault");
+        assert_eq!(rows(&table.snapshot(), &everything()), expected(&source, batches * 10));
+    }
+    for next in 71..80 {
+        materializer.skip_to(Offset::new(next)).expect("no fault");
+        materializer.checkpoint().expect("no fault");
+    }
+    assert!(table.stats().deletes <= small().deletes_max, "{:?}", table.stats());
+    assert_eq!(rows(&table.snapshot(), &everything()), expected(&source, 70));
+    assert!(table.snapshot().kept_from() > Offset::ZERO);
+}
+
+#[test]
+fn chunk_files_of_the_first_version_ask_for_a_rebuild() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let name = format!("{:020}-{:020}.chunk", 0, 10);
+    put(&dir.path().join(&name), b"whatever");
+    let error = try_open(dir.path(), &points(1), small()).err().expect("refused");
+    assert!(matches!(error, Error::UnknownFormat { found: 1, supported: 2, .. }), "{error}");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_eq!(chunk_files(dir.path()), [name], "and are not touched");
+}
+
+#[test]
+fn a_schema_that_would_mix_up_points_is_refused() {
     let dir = tempfile::tempdir().expect("a folder");
     let source = source([Point::at(1, "a", 1.0)]);
-    let (_, mut materializer) = open(dir.path(), &source, small());
+    let (table, mut materializer) = open(dir.path(), &source, small());
     feed(&mut materializer, &log(1, 1));
     materializer.checkpoint().expect("no fault");
-    let mut schema = common::schema();
-    schema.columns.swap(0, 1);
-    let projection = common::FromSource { source, arrow: common::arrow_schema() };
-    let error = SeriesTable::open(dir.path(), schema, Box::new(projection), small()).err().expect("refused");
+    let error = open_as(dir.path(), common::small_schema(), &source, small()).err().expect("refused");
     assert!(matches!(error, Error::SchemaChanged { .. }), "{error}");
+    assert!(matches!(table.set_schema(&common::small_schema()), Err(Error::SchemaChanged { .. })));
+}
+
+#[test]
+fn a_schema_grows_while_the_table_is_open() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let source = source((0..20).map(|n| Point::at(n, "a", 1.0)));
+    let (table, mut materializer) = open_as(dir.path(), common::small_schema(), &source, small()).expect("opens");
+    feed(&mut materializer, &log(10, 10));
+    let before = table.snapshot();
+    table.set_schema(&common::schema()).expect("it grows");
+    // Points that come with fewer columns than the table has are taken by name.
+    feed(&mut materializer, &log(20, 10));
+    assert_eq!(before.arrow_schema().fields().len(), 5);
+    assert_eq!(rows(&table.snapshot(), &everything()), expected(&source, 20));
+    materializer.checkpoint().expect("no fault");
+    assert_eq!(rows(&table.snapshot(), &everything()), expected(&source, 20));
+    let (table, _) = open(dir.path(), &source, small());
+    assert_eq!(rows(&table.snapshot(), &everything()), expected(&source, 20));
 }

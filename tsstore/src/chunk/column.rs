@@ -10,14 +10,16 @@
 //! # Format
 //! `docs/format.md`, "Chunk file", "Block". Nulls are a bitmap; values are stored for the rows that have one.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray, UInt32Array,
+    Array, ArrayRef, AsArray, BooleanArray, DictionaryArray, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray,
+    UInt32Array,
 };
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
-use arrow::datatypes::{DataType, Float64Type, Int64Type, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Float64Type, Int64Type, TimestampMicrosecondType, UInt32Type};
 use logcore::types::len_u32;
 use pco::ChunkConfig;
 use pco::data_types::Number;
@@ -31,6 +33,16 @@ const NUMBERS: u8 = 1;
 const BITS: u8 = 2;
 const TEXT: u8 = 3;
 const DICTIONARY: u8 = 4;
+const PLAIN: u8 = 5;
+const DECIMALS: u8 = 6;
+/// Decimal places that are looked for, most.
+const PLACES_MAX: u8 = 6;
+/// Values that are tried before all are.
+const SAMPLE: usize = 32;
+/// Integers up to this are floats without rounding.
+const INTEGER_MAX: f64 = 9_007_199_254_740_992.0;
+/// Fewer numbers than this are stored as they are: pco's tables take more than they save.
+const PACKED_NUMBERS_MIN: usize = 24;
 
 /// The block of a column.
 pub(crate) fn encode(array: &dyn Array, level: usize) -> Result<Vec<u8>, Error> {
@@ -38,16 +50,28 @@ pub(crate) fn encode(array: &dyn Array, level: usize) -> Result<Vec<u8>, Error> 
     match array.data_type() {
         DataType::Timestamp(..) => numbers(array.as_primitive::<TimestampMicrosecondType>().values(), nulls, level),
         DataType::Int64 => numbers(array.as_primitive::<Int64Type>().values(), nulls, level),
-        DataType::Float64 => numbers(array.as_primitive::<Float64Type>().values(), nulls, level),
+        DataType::Float64 => floats(array.as_primitive::<Float64Type>().values(), nulls, level),
         DataType::Boolean => Ok(bits(array.as_boolean(), nulls)),
         DataType::Utf8 => text(array.as_string(), nulls, level),
         other => Err(Error::Compression { detail: format!("no encoding for {other}") }),
     }
 }
 
-/// The block of the points' offsets.
-pub(crate) fn encode_offsets(offsets: &[u64], level: usize) -> Result<Vec<u8>, Error> {
-    numbers(offsets, None, level)
+/// The block of times or offsets.
+pub(crate) fn encode_numbers_block<T: PlainNumber>(values: &[T], level: usize) -> Result<Vec<u8>, Error> {
+    numbers(values, None, level)
+}
+
+/// Numbers of any kind without nulls, as a block of their own.
+pub(crate) fn encode_numbers<T: Number>(values: &[T], level: usize) -> Result<Vec<u8>, Error> {
+    let mut body = Vec::new();
+    put_numbers(&mut body, values, level)?;
+    Ok(seal(body))
+}
+
+/// What [`encode_numbers`] made.
+pub(crate) fn decode_numbers<T: Number>(block: &[u8], count: usize) -> Result<Vec<T>, Damage> {
+    read_numbers(unseal(block)?, count)
 }
 
 fn header(encoding: u8, nulls: Option<&NullBuffer>) -> Vec<u8> {
@@ -62,14 +86,81 @@ fn put_bits(body: &mut Vec<u8>, len: usize, bit: impl FnMut(usize) -> bool) {
     put_packed(body, BooleanBuffer::collect_bool(len, bit).into_inner().as_slice());
 }
 
-fn numbers<T: Number>(values: &[T], nulls: Option<&NullBuffer>, level: usize) -> Result<Vec<u8>, Error> {
-    let mut body = header(NUMBERS, nulls);
-    match nulls {
-        Some(nulls) => put_numbers(&mut body, &nulls.valid_indices().map(|row| values[row]).collect::<Vec<_>>(), level)?,
-        None => put_numbers(&mut body, values, level)?,
+fn numbers<T: PlainNumber>(values: &[T], nulls: Option<&NullBuffer>, level: usize) -> Result<Vec<u8>, Error> {
+    let present: Cow<'_, [T]> = match nulls {
+        Some(nulls) => Cow::Owned(nulls.valid_indices().map(|row| values[row]).collect()),
+        None => Cow::Borrowed(values),
+    };
+    if present.len() < PACKED_NUMBERS_MIN {
+        let mut body = header(PLAIN, nulls);
+        present.iter().for_each(|value| body.extend_from_slice(&value.plain()));
+        return Ok(seal(body));
     }
+    let mut body = header(NUMBERS, nulls);
+    put_numbers(&mut body, &present, level)?;
     Ok(seal(body))
 }
+
+/// Floats: most sensors round to some decimal places, and integers pack and unpack better than what pco makes of such floats.
+fn floats(values: &[f64], nulls: Option<&NullBuffer>, level: usize) -> Result<Vec<u8>, Error> {
+    let present: Cow<'_, [f64]> = match nulls {
+        Some(nulls) => Cow::Owned(nulls.valid_indices().map(|row| values[row]).collect()),
+        None => Cow::Borrowed(values),
+    };
+    if present.len() < PACKED_NUMBERS_MIN {
+        return numbers(values, nulls, level);
+    }
+    let found = (0..=PLACES_MAX).find_map(|places| Some((places, decimals(&present, places)?)));
+    let Some((places, integers)) = found else { return numbers(values, nulls, level) };
+    let mut body = header(DECIMALS, nulls);
+    body.push(places);
+    put_numbers(&mut body, &integers, level)?;
+    Ok(seal(body))
+}
+
+/// The values as integers of units of the last decimal place, if all of them come back bit for bit.
+fn decimals(values: &[f64], places: u8) -> Option<Vec<i64>> {
+    let scale = 10_f64.powi(i32::from(places));
+    let integer = |value: f64| {
+        let scaled = (value * scale).round();
+        #[allow(clippy::cast_possible_truncation, reason = "it is checked below that the value comes back; casts saturate")]
+        let integer = scaled as i64;
+        (scaled.abs() < INTEGER_MAX && from_decimal(integer, scale).to_bits() == value.to_bits()).then_some(integer)
+    };
+    if values.iter().take(SAMPLE).any(|&value| integer(value).is_none()) {
+        return None;
+    }
+    values.iter().map(|&value| integer(value)).collect()
+}
+
+fn from_decimal(integer: i64, scale: f64) -> f64 {
+    #[allow(clippy::cast_precision_loss, reason = "integers that were written are floats without rounding")]
+    let float = integer as f64;
+    float / scale
+}
+
+/// A number of eight bytes that can also be stored as it is.
+pub(crate) trait PlainNumber: Number + Copy + Default {
+    /// Its bytes, the lowest first.
+    fn plain(self) -> [u8; 8];
+    /// What [`Self::plain`] gave.
+    fn from_plain(raw: [u8; 8]) -> Self;
+}
+
+macro_rules! plain_number {
+    ($($number:ty),*) => {$(
+        impl PlainNumber for $number {
+            fn plain(self) -> [u8; 8] {
+                self.to_le_bytes()
+            }
+
+            fn from_plain(raw: [u8; 8]) -> Self {
+                Self::from_le_bytes(raw)
+            }
+        }
+    )*};
+}
+plain_number!(i64, u64, f64);
 
 fn put_numbers<T: Number>(body: &mut Vec<u8>, values: &[T], level: usize) -> Result<(), Error> {
     if !values.is_empty() {
@@ -131,7 +222,12 @@ fn put_strings(body: &mut Vec<u8>, strings: &[&str]) {
 
 /// The column in a block of `rows` rows.
 pub(crate) fn decode(kind: ColumnKind, block: &[u8], rows: usize) -> Result<ArrayRef, Damage> {
-    let body = Body::open(block, rows)?;
+    decode_bounded(kind, block, rows, usize::MAX)
+}
+
+/// As [`decode`], for a block that may claim anything: no more than `bytes_max` is unpacked at once.
+pub(crate) fn decode_bounded(kind: ColumnKind, block: &[u8], rows: usize, bytes_max: usize) -> Result<ArrayRef, Damage> {
+    let body = Body::open(block, rows, bytes_max)?;
     Ok(match kind {
         ColumnKind::Time => {
             let (values, nulls) = body.numbers::<i64>()?;
@@ -145,45 +241,31 @@ pub(crate) fn decode(kind: ColumnKind, block: &[u8], rows: usize) -> Result<Arra
             Arc::new(Int64Array::new(values, nulls))
         }
         ColumnKind::Field(FieldKind::Float) => {
-            let (values, nulls) = body.numbers()?;
+            let (values, nulls) = body.floats()?;
             Arc::new(Float64Array::new(values, nulls))
         }
         ColumnKind::Field(FieldKind::Boolean) => Arc::new(body.bits()?),
-        ColumnKind::Tag | ColumnKind::Field(FieldKind::Text) => body.text()?,
+        ColumnKind::Tag => Arc::new(body.dictionary()?),
+        ColumnKind::Field(FieldKind::Text) => body.text()?,
     })
 }
 
 /// The offsets in a block of `rows` rows.
-pub(crate) fn decode_offsets(block: &[u8], rows: usize) -> Result<Vec<u64>, Damage> {
-    let body = Body::open(block, rows)?;
-    if body.nulls.is_some() || body.encoding != NUMBERS {
+pub(crate) fn decode_offsets(block: &[u8], rows: usize) -> Result<ScalarBuffer<u64>, Damage> {
+    let body = Body::open(block, rows, usize::MAX)?;
+    if body.nulls.is_some() {
         return Err("it holds no offsets");
     }
-    read_numbers(body.input.remaining(), rows)
+    Ok(body.numbers()?.0)
 }
 
-/// Which rows of a text block hold one of `wanted`. A null row holds none.
-pub(crate) fn decode_membership(block: &[u8], rows: usize, wanted: &[String]) -> Result<BooleanBuffer, Damage> {
-    let mut body = Body::open(block, rows)?;
-    if body.encoding != DICTIONARY {
-        return Ok(membership(body.text()?.as_string(), wanted));
+/// The times in a block of `rows` rows.
+pub(crate) fn decode_times(block: &[u8], rows: usize) -> Result<ScalarBuffer<i64>, Damage> {
+    let body = Body::open(block, rows, usize::MAX)?;
+    if body.nulls.is_some() {
+        return Err("a time in it is null");
     }
-    let entries = read_strings(&mut body.input)?;
-    let hits: Vec<bool> = entries.iter().map(|entry| entry.is_some_and(|entry| wanted.iter().any(|one| one == entry))).collect();
-    let codes = read_numbers::<u32>(body.input.remaining(), body.present)?;
-    if codes.iter().any(|&code| code as usize >= hits.len()) {
-        return Err("a string number in it is too large");
-    }
-    let Some(nulls) = body.nulls else {
-        return Ok(BooleanBuffer::collect_bool(rows, |row| hits[codes[row] as usize]));
-    };
-    let mut codes = codes.into_iter();
-    Ok(nulls.iter().map(|valid| valid && codes.next().is_some_and(|code| hits[code as usize])).collect())
-}
-
-/// Which rows of a text column hold one of `wanted`.
-pub(crate) fn membership(array: &StringArray, wanted: &[String]) -> BooleanBuffer {
-    BooleanBuffer::collect_bool(array.len(), |row| array.is_valid(row) && wanted.iter().any(|one| one == array.value(row)))
+    Ok(body.numbers()?.0)
 }
 
 /// A verified block, read up to its values.
@@ -196,8 +278,8 @@ struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    fn open(block: &'a [u8], rows: usize) -> Result<Self, Damage> {
-        let mut input = Input::new(unseal(block)?);
+    fn open(block: &'a [u8], rows: usize, bytes_max: usize) -> Result<Self, Damage> {
+        let mut input = Input::bounded(unseal(block)?, bytes_max.min(i32::MAX.cast_unsigned() as usize));
         let encoding = input.u8()?;
         let nulls = match input.u8()? {
             0 => None,
@@ -212,9 +294,33 @@ impl<'a> Body<'a> {
         if self.encoding == encoding { Ok(()) } else { Err("its encoding doesn't fit the column") }
     }
 
-    fn numbers<T: Number + arrow::datatypes::ArrowNativeType>(self) -> Result<(ScalarBuffer<T>, Option<NullBuffer>), Damage> {
-        self.expect(NUMBERS)?;
-        let values = read_numbers(self.input.remaining(), self.present)?;
+    fn numbers<T: PlainNumber + arrow::datatypes::ArrowNativeType>(
+        self,
+    ) -> Result<(ScalarBuffer<T>, Option<NullBuffer>), Damage> {
+        let values = if self.encoding == PLAIN {
+            let (raw, rest) = self.input.remaining().as_chunks();
+            if raw.len() != self.present || !rest.is_empty() {
+                return Err("it holds too many or too few numbers");
+            }
+            raw.iter().map(|raw| T::from_plain(*raw)).collect()
+        } else {
+            self.expect(NUMBERS)?;
+            read_numbers(self.input.remaining(), self.present)?
+        };
+        Ok((ScalarBuffer::from(spread(values, self.rows, self.nulls.as_ref())), self.nulls))
+    }
+
+    fn floats(mut self) -> Result<(ScalarBuffer<f64>, Option<NullBuffer>), Damage> {
+        if self.encoding != DECIMALS {
+            return self.numbers();
+        }
+        let places = self.input.u8()?;
+        if places > PLACES_MAX {
+            return Err("its numbers have too many decimal places");
+        }
+        let scale = 10_f64.powi(i32::from(places));
+        let integers = read_numbers::<i64>(self.input.remaining(), self.present)?;
+        let values = integers.iter().map(|&integer| from_decimal(integer, scale)).collect();
         Ok((ScalarBuffer::from(spread(values, self.rows, self.nulls.as_ref())), self.nulls))
     }
 
@@ -229,27 +335,33 @@ impl<'a> Body<'a> {
         Ok(BooleanArray::new(values, self.nulls))
     }
 
-    fn text(mut self) -> Result<ArrayRef, Damage> {
+    fn text(self) -> Result<ArrayRef, Damage> {
+        let is_plain = self.encoding == TEXT && self.nulls.is_none();
+        let dictionary = self.dictionary()?;
+        if is_plain {
+            return Ok(Arc::clone(dictionary.values()));
+        }
+        arrow::compute::take(dictionary.values(), dictionary.keys(), None).map_err(|_| "its strings take too much memory")
+    }
+
+    fn dictionary(mut self) -> Result<DictionaryArray<UInt32Type>, Damage> {
         let strings = read_strings(&mut self.input)?;
-        let (numbers, damage) = match self.encoding {
+        let numbers = match self.encoding {
             TEXT => {
                 self.input.end()?;
                 if strings.len() != self.present {
                     return Err("it holds too many or too few strings");
                 }
-                if self.nulls.is_none() {
-                    return Ok(Arc::new(strings));
-                }
-                ((0..len_u32(self.present)).collect(), "its strings are out of order")
+                (0..len_u32(self.present)).collect()
             }
-            DICTIONARY => (read_numbers::<u32>(self.input.remaining(), self.present)?, "a string number in it is too large"),
+            DICTIONARY => read_numbers::<u32>(self.input.remaining(), self.present)?,
             _ => return Err("its encoding doesn't fit the column"),
         };
         if numbers.iter().any(|&number| number as usize >= strings.len()) {
-            return Err(damage);
+            return Err("a string number in it is too large");
         }
         let numbers = UInt32Array::new(spread(numbers, self.rows, self.nulls.as_ref()).into(), self.nulls);
-        arrow::compute::take(&strings, &numbers, None).map_err(|_| "its strings take too much memory")
+        DictionaryArray::try_new(numbers, Arc::new(strings)).map_err(|_| "a string number in it is too large")
     }
 }
 

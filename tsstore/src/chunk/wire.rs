@@ -1,4 +1,4 @@
-//! The primitives of the chunk format: little-endian numbers, sized and packed byte strings, checksums behind blocks.
+//! The primitives of the file formats: little-endian numbers, sized and packed byte strings, checksums behind blocks.
 //!
 //! What is wrong with bytes is said in words, as `&'static str`; the caller adds the file and the position.
 
@@ -46,11 +46,17 @@ pub(crate) fn unseal(block: &[u8]) -> Result<&[u8], Damage> {
 /// Reads numbers and strings off the front of some bytes.
 pub(crate) struct Input<'a> {
     rest: &'a [u8],
+    unpacked_bytes_max: usize,
 }
 
 impl<'a> Input<'a> {
     pub fn new(bytes: &'a [u8]) -> Self {
-        Self { rest: bytes }
+        Self { rest: bytes, unpacked_bytes_max: UNPACKED_BYTES_MAX }
+    }
+
+    /// As [`Self::new`], for bytes that may claim anything: no packed string may unfold into more than `bytes_max`.
+    pub fn bounded(bytes: &'a [u8], bytes_max: usize) -> Self {
+        Self { rest: bytes, unpacked_bytes_max: bytes_max }
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Damage> {
@@ -106,11 +112,18 @@ impl<'a> Input<'a> {
         if stored.len() == len {
             return Ok(Cow::Borrowed(stored));
         }
-        if len > UNPACKED_BYTES_MAX {
+        if len > self.unpacked_bytes_max {
             return Err("a string in it is too long");
         }
         let raw = zstd::bulk::decompress(stored, len).map_err(|_| "a zstd frame in it is damaged")?;
         if raw.len() == len { Ok(Cow::Owned(raw)) } else { Err("a zstd frame in it has the wrong length") }
+    }
+
+    /// The next `len` bytes.
+    pub fn bytes(&mut self, len: usize) -> Result<&'a [u8], Damage> {
+        let (bytes, rest) = self.rest.split_at_checked(len).ok_or("it ends too early")?;
+        self.rest = rest;
+        Ok(bytes)
     }
 
     /// What was not read yet.
