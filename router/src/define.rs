@@ -22,7 +22,7 @@ use std::sync::Arc;
 use docstore::Mapping;
 use logcore::ErrorKind;
 use rowstore::{ColumnType, TableSchema};
-use tsstore::{FieldKind, SeriesSchema};
+use tsstore::{Duplicates, FieldKind, SeriesSchema};
 
 use crate::answer::SqlAnswer;
 use crate::catalog::{CatalogRecord, CatalogState, SeriesDef, Source, StreamDef, TableDef, TableKind};
@@ -146,7 +146,7 @@ async fn create_table(database: &Database, table: CreateTable, context: Context<
             return Err(Error::unsupported("series tables without a stream are not supported yet").hint("add FROM STREAM name"));
         }
         "series" => TableKind::Series(series(table.schema, &mut options).and_then(|series| {
-            options.finish(&["time", "tags", "chunk"])?;
+            options.finish(&["time", "tags", "chunk", "duplicates"])?;
             Ok(series)
         })?),
         other => return Err(Error::invalid(format!("USING {other} is unknown")).hint("use row, document or series")),
@@ -282,6 +282,14 @@ fn series(schema: Option<TableSchema>, options: &mut Options) -> Result<SeriesDe
     let chunk_millis = parse_span(&chunk)
         .and_then(|span| i64::try_from(span.as_millis()).ok())
         .ok_or_else(|| Error::invalid(format!("chunk = '{chunk}' is not a time span")).hint(SPAN_HINT))?;
+    let duplicates = match options.take("duplicates").as_deref() {
+        None | Some("keep") => Duplicates::Keep,
+        Some("replace") => Duplicates::Replace,
+        Some(other) => {
+            return Err(Error::invalid(format!("duplicates = '{other}' is unknown"))
+                .hint("'keep': each record is a point; 'replace': of equal tags and time each field has its last value"));
+        }
+    };
     let mut fields = Vec::new();
     for column in &mut schema.columns {
         if column.name == time {
@@ -308,7 +316,7 @@ fn series(schema: Option<TableSchema>, options: &mut Options) -> Result<SeriesDe
         fields.push((column.name.clone(), field));
     }
     let columns = schema.columns.iter().map(|column| column.name.clone()).collect();
-    let series = SeriesSchema { columns, ..SeriesSchema::new(time, tags, fields, chunk_millis) };
+    let series = SeriesSchema { columns, duplicates, ..SeriesSchema::new(time, tags, fields, chunk_millis) };
     Ok(SeriesDef { columns: schema, series })
 }
 

@@ -294,7 +294,8 @@ impl Views {
         let log = stream.open(&self.log, partition, &self.partition)?;
         let dir = self.dir(table.id).join(number.to_string()).join(partition.to_string());
         fs::create_dir(&dir)?;
-        let (store, materializer) = self.open_store(table, number, (partition, stream.partitions), &dir, select)?;
+        let is_whole = log.log_start() == Offset::ZERO;
+        let (store, materializer) = self.open_store(table, number, (partition, stream.partitions), &dir, select, is_whole)?;
         let pulled = matches!((&table.source, &table.kind), (Source::Own, TableKind::Row(_)));
         let refresh = matches!(store, Store::Document(_)).then_some(DOCUMENT_REFRESH);
         let task =
@@ -320,6 +321,7 @@ impl Views {
         (partition, partitions): (u32, u32),
         dir: &std::path::Path,
         select: Option<SelectProjection>,
+        is_log_whole: bool,
     ) -> Result<(Store, Box<dyn Materializer>)> {
         Ok(match &*table.kind_in(number) {
             TableKind::Row(schema) => {
@@ -344,12 +346,26 @@ impl Views {
                 (Store::Document(documents), Box::new(materializer))
             }
             TableKind::Series(series) => {
-                let projection: tsstore::PointProjection = match select {
-                    Some(select) => Box::new(select),
-                    None => Box::new(FieldMapping::new(Arc::new(series.columns.clone()))),
+                let open = || {
+                    let projection: tsstore::PointProjection = match select.clone() {
+                        Some(select) => Box::new(select),
+                        None => Box::new(FieldMapping::new(Arc::new(series.columns.clone()))),
+                    };
+                    SeriesTable::open(dir, series.series.clone(), projection, tsstore::SeriesOptions::default())
                 };
-                let options = tsstore::SeriesOptions::default();
-                let (points, materializer) = SeriesTable::open(dir, series.series.clone(), projection, options)?;
+                let (points, materializer) = match open() {
+                    Err(error @ (tsstore::Error::UnknownFormat { .. } | tsstore::Error::SchemaChanged { .. }))
+                        if is_log_whole =>
+                    {
+                        tracing::warn!(table = table.name, partition, %error, "the series is built anew from the log");
+                        fs::remove_dir(dir)?;
+                        fs::create_dir(dir)?;
+                        open()?
+                    }
+                    opened => opened?,
+                };
+                // Series have no `history` yet: they can be read back to the first record.
+                points.keep_superseded_from(Offset::ZERO);
                 (Store::Series(points), Box::new(materializer))
             }
         })
