@@ -3,6 +3,7 @@
 //! stdout is data, stderr is talk. Exit codes: 0, 1 when a command failed, 2 when it was not understood.
 
 mod bench;
+mod chart;
 mod client;
 mod config;
 mod consume;
@@ -201,6 +202,7 @@ mod tests {
             "serve --data d --http 127.0.0.1:0 --memory 64MiB --disk-io auto --config f",
             "demo --repo . --exit",
             "sql -c SELECT --url http://h:1 --output csv",
+            "sql -c SELECT --chart bar",
             "produce --stream s --key id",
             "consume --stream s --partition 1 --offset 5 --limit 3 --output ndjson",
             "consume --stream s --cursor c --commit-every 100",

@@ -7,9 +7,13 @@ use clap::Args;
 use serde_json::{Value, json};
 use ureq::SendBody;
 
+use super::chart::{self, Chart};
 use super::client::{self, Client, ServerError};
 use super::output::{self, Format, Table};
 use super::{OutputFlags, ServerFlags, shell};
+
+/// Characters that a picture is wide where nobody says otherwise.
+const COLUMNS: usize = 100;
 
 /// `headwater sql`.
 #[derive(Args)]
@@ -23,6 +27,9 @@ pub struct SqlArgs {
     /// Give up after so many milliseconds
     #[arg(long, value_name = "MS")]
     timeout_ms: Option<u64>,
+    /// Draw the result: the first column is where, numbers are how much
+    #[arg(long, value_enum, value_name = "KIND", num_args = 0..=1, default_missing_value = "line", conflicts_with = "output")]
+    chart: Option<Chart>,
     #[command(flatten)]
     server: ServerFlags,
     #[command(flatten)]
@@ -49,12 +56,24 @@ pub fn run(args: &SqlArgs) -> Result<()> {
         request["timeout_ms"] = Value::from(timeout_ms);
     }
     let outcome = match args.output.output {
+        Format::Table if args.chart.is_some() => {
+            client.post("/v1/sql", &request).and_then(|answer| output::print(&drawn(&answer, args.chart)?))
+        }
         Format::Table => client.post("/v1/sql", &request).and_then(|answer| output::print(&show_answer(&answer))),
         Format::Json => print_raw(&client, &request, "application/json"),
         Format::Ndjson => print_raw(&client, &request, "application/x-ndjson"),
         Format::Csv => print_raw(&client, &request, "text/csv"),
     };
     outcome.inspect_err(|error| eprint!("{}", point_at(&sql, error)))
+}
+
+/// The last result of an answer as a picture.
+fn drawn(answer: &Value, chart: Option<Chart>) -> Result<String> {
+    let results = answer.get("results").and_then(Value::as_array);
+    let last = results.and_then(|results| results.last()).unwrap_or(answer);
+    let table = Table::from_answer(last).context("the statement gives no rows to draw")?;
+    let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    chart::draw(&table, chart.unwrap_or(Chart::Line), columns.unwrap_or(COLUMNS))
 }
 
 /// An answer, or several, for people.
