@@ -194,7 +194,7 @@ impl Bulk<'_> {
         let index = text("_index").or_else(|| self.index.clone()).ok_or("[_index] is missing")?;
         let id = match text("_id") {
             Some(id) => id,
-            None if matches!(kind, Kind::Index | Kind::Create) => new_id(),
+            None if matches!(kind, Kind::Index | Kind::Create) => new_id().map_err(|error| error.reason)?,
             None => return Err("[_id] is missing".to_owned()),
         };
         Ok(Action { kind, index, id, meta })

@@ -3,7 +3,9 @@
 use axum::extract::{Path, Query, Request, State};
 use axum::http::StatusCode;
 use base64::Engine;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use base64::alphabet::Alphabet;
+use base64::engine::GeneralPurpose;
+use base64::engine::general_purpose::NO_PAD;
 use logcore::sys::clock;
 use router::{Cut, DocumentChange, DocumentEdit, DocumentWritten, Expect, StoredDocument, sqlstate};
 use serde_json::value::RawValue;
@@ -101,7 +103,7 @@ fn shown(index: &str, id: &str, document: &StoredDocument, source: &SourceFilter
 
 /// `POST /es/{index}/_doc`: a document with an id of its own.
 pub async fn add(State(app): State<App>, Path(index): Path<String>, params: Params, request: Request) -> Answer {
-    write(&app, index, new_id(), &params, request).await
+    write(&app, index, new_id()?, &params, request).await
 }
 
 /// `PUT, POST /es/{index}/_doc/{id}`.
@@ -230,15 +232,36 @@ pub fn missing(index: &str, id: &str) -> Map<String, Value> {
     told(index, id, &DocumentWritten { position: None, version: None, existed: false }, "not_found")
 }
 
+/// Base 64 whose texts are in the order of the bytes.
+const ORDERED: GeneralPurpose = {
+    let digits = match Alphabet::new("-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz") {
+        Ok(digits) => digits,
+        Err(_) => panic!("64 different characters"),
+    };
+    GeneralPurpose::new(&digits, NO_PAD)
+};
+
 /// A new id: later ones sort behind earlier ones, so that they stay together in the table.
-pub fn new_id() -> String {
+///
+/// # Errors
+/// When the system gives no random bytes: without them two documents might get the same.
+pub fn new_id() -> Result<String, EsError> {
+    let mut random = [0; 9];
+    getrandom::fill(&mut random).map_err(|error| {
+        EsError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "exception",
+            format!("no id can be made ({error}); send one with the document"),
+        )
+    })?;
+    Ok(id_of(clock::now().value(), random))
+}
+
+fn id_of(millis: i64, random: [u8; 9]) -> String {
     let mut bytes = [0; 15];
-    bytes[..6].copy_from_slice(&clock::now().value().to_be_bytes()[2..]);
-    // Without the system's randomness an id is still new to this millisecond.
-    if let Err(error) = getrandom::fill(&mut bytes[6..]) {
-        tracing::warn!(%error, "the system gives no random bytes");
-    }
-    BASE64_URL_SAFE_NO_PAD.encode(bytes)
+    bytes[..6].copy_from_slice(&millis.to_be_bytes()[2..]);
+    bytes[6..].copy_from_slice(&random);
+    ORDERED.encode(bytes)
 }
 
 /// What a response says besides.
@@ -253,9 +276,12 @@ mod tests {
 
     #[test]
     fn new_ids_differ_and_are_in_order_of_time() {
-        let ids: std::collections::BTreeSet<String> = (0..1_000).map(|_| new_id()).collect();
+        let ids: std::collections::BTreeSet<String> = (0..1_000).map(|_| new_id().unwrap()).collect();
         assert_eq!(ids.len(), 1_000);
         assert!(ids.iter().all(|id| id.len() == 20));
+        let later: Vec<String> =
+            (0..5_000).map(|n| id_of(1_700_000_000_000 + n * 7, [255 - u8::try_from(n % 256).unwrap(); 9])).collect();
+        assert!(later.windows(2).all(|pair| pair[0] < pair[1]));
     }
 
     #[test]
