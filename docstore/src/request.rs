@@ -50,6 +50,8 @@ pub struct SearchRequest {
     pub facets: Facets,
     /// Aggregations in Elasticsearch's words, by name.
     pub aggs: Map<String, Value>,
+    /// Say with each hit the offset of the record that wrote it.
+    pub version: bool,
     /// Queries of fields that nobody knows match nothing, instead of being refused.
     pub lenient: bool,
     /// A position to wait for: the caller's business, nothing here looks at it.
@@ -72,6 +74,7 @@ impl Default for SearchRequest {
             highlight: None,
             facets: Facets::default(),
             aggs: Map::new(),
+            version: false,
             lenient: false,
             wait: None,
             timeout_ms: None,

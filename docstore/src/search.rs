@@ -64,6 +64,9 @@ pub struct Hit {
     /// Marked passages by field, where highlights were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub highlight: Option<BTreeMap<String, Vec<String>>>,
+    /// The offset of the record that wrote it, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
     /// Its values of the sort and its id, for `search_after`; where a sort was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sort: Option<Vec<Value>>,
@@ -308,7 +311,8 @@ fn read(
         let explanation = request.explain.then(|| part.explain(address, statistics)).transpose()?;
         let id = id.map_or_else(|| ids[number].of(address), Ok)?;
         let sort = part.keys.is_some().then(|| values.iter().map(Sorted::to_json).collect());
-        hits.push(Hit { id, score, doc, highlight, sort, explanation });
+        let version = request.version.then(|| part.snapshot.version(address)).transpose()?;
+        hits.push(Hit { id, score, doc, highlight, version, sort, explanation });
     }
     Ok(hits)
 }

@@ -285,6 +285,12 @@ impl DocumentSnapshot {
             .then_some(of)
     }
 
+    /// The offset of the record that wrote a document.
+    pub(crate) fn version(&self, DocAddress { segment_ord, doc_id }: DocAddress) -> Result<u64, Error> {
+        let offsets = self.searcher.segment_reader(segment_ord).fast_fields().u64("_offset")?;
+        offsets.first(doc_id).ok_or_else(|| corrupt("a document without its offset"))
+    }
+
     fn first_alive(&self, weight: &dyn Weight) -> Result<Option<DocAddress>, Error> {
         for (ordinal, segment) in (0_u32..).zip(self.searcher.segment_readers()) {
             let mut scorer = weight.scorer(segment, 1.0)?;

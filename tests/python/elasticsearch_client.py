@@ -115,6 +115,9 @@ def documents(es):
     assert [document["found"] for document in many] == [True, False]
     own = es.index(index="books", document={"title": "without an id"}, refresh="wait_for")
     assert ids(es.search(index="books", query={"match": {"title": "without"}})) == [own["_id"]]
+    found = es.search(index="books", query={"ids": {"values": ["1"]}}, version=True, seq_no_primary_term=True)["hits"]["hits"][0]
+    now = es.get(index="books", id="1")
+    assert (found["_version"], found["_seq_no"], found["_primary_term"]) == (now["_version"], now["_seq_no"], 1), found
     assert es.delete_by_query(index="books", query={"ids": {"values": [own["_id"]]}}, refresh=True)["deleted"] == 1
     assert es.count(index="books")["count"] == 3
 

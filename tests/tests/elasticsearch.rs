@@ -1,5 +1,5 @@
 //! The door for Elasticsearch's clients: the official Python client does its work unchanged, and what it would not send is refused.
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test; a writer of its own")]
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -121,4 +121,48 @@ fn a_hundred_thousand_field_names_are_bounded_and_all_are_found() {
     let many: serde_json::Map<String, serde_json::Value> = (0..50_000).map(|n| (format!("g{n}"), json!(n))).collect();
     assert_eq!(server.put("/es/wide/_doc/many", &json!(many).to_string()).status, 201);
     assert_eq!(server.get("/es/wide/_source/many").json()["g49999"], 49_999);
+}
+
+#[test]
+fn an_index_that_does_not_open_is_red_and_a_delete_by_query_spares_what_is_written_meanwhile() {
+    let data = tempfile::tempdir().unwrap();
+    let mut server = Server::start(data.path());
+    for n in 0..300 {
+        assert_eq!(server.put(&format!("/es/books/_doc/d{n}"), r#"{"state": "old"}"#).status, 201);
+    }
+    assert_eq!(server.get("/es/_cluster/health").json()["status"], "green");
+    // A writer turns documents into what the query does not mean while it deletes what it means.
+    let query = json!({"query": {"term": {"state": "old"}}}).to_string();
+    let (deleted, kept) = std::thread::scope(|scope| {
+        let server = &server;
+        let writer = scope.spawn(move || {
+            let put = |n: &usize| server.put(&format!("/v1/documents/books/d{n}"), r#"{"state": "new"}"#).status;
+            (0..300).rev().filter(|n| put(n) == 200).collect::<Vec<_>>()
+        });
+        let mut deleted = 0;
+        loop {
+            let answer = server.post("/es/books/_delete_by_query?conflicts=proceed", "application/json", query.as_bytes());
+            assert_eq!(answer.status, 200, "{}", answer.body);
+            deleted += answer.json()["deleted"].as_u64().unwrap();
+            if answer.json()["total"] == 0 {
+                break (deleted, writer.join().unwrap());
+            }
+        }
+    });
+    // Each was replaced while it was there, or deleted and written anew: what is new stays, whichever came first.
+    let there = server.rows("SELECT doc->>'state', count(*) FROM books GROUP BY 1");
+    assert_eq!(there, [json!(["new", 300])]);
+    assert_eq!(deleted, 300 - u64::try_from(kept.len()).unwrap());
+
+    assert_eq!(server.terminate(), Some(0));
+    for view in std::fs::read_dir(data.path().join("views")).unwrap().map(|entry| entry.unwrap().path()) {
+        let meta = view.join("1/0/meta.json");
+        if meta.exists() {
+            std::fs::write(meta, "damaged").unwrap();
+        }
+    }
+    let server = server.start_again(data.path(), &[]);
+    let listed = server.get("/es/_cat/indices?format=json").json();
+    assert_eq!((&listed[0]["index"], &listed[0]["health"]), (&json!("books"), &json!("red")));
+    assert_eq!(server.get("/es/_cluster/health").json()["status"], "red");
 }

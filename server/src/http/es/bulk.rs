@@ -11,7 +11,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use bytes::Bytes;
 use futures::StreamExt;
-use router::{Cut, DocumentChange, DocumentEdit, DocumentWritten, sqlstate};
+use router::{Cut, DocumentChange, DocumentEdit, DocumentWritten, Expect, sqlstate};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
@@ -293,7 +293,8 @@ impl Bulk<'_> {
     }
 }
 
-/// `POST /es/{index}/_delete_by_query`: deletes what a query finds once everything that is committed can be found.
+/// `POST /es/{index}/_delete_by_query`: deletes what a query finds once everything that is committed can be found. What somebody wrote
+/// meanwhile stays; it ends the request unless `conflicts=proceed`.
 pub async fn delete_by_query(State(app): State<App>, Path(index): Path<String>, params: Params, request: Request) -> Answer {
     let started = Instant::now();
     let Value::Object(mut body) = json_of(&app, request).await? else { return Err(EsError::parsing("not an object")) };
@@ -306,31 +307,37 @@ pub async fn delete_by_query(State(app): State<App>, Path(index): Path<String>, 
         .get("max_docs")
         .map_or(Ok(u64::MAX), |max| max.as_u64().ok_or_else(|| EsError::parsing("[max_docs] is not a number")))?;
     let query = dialect::query(query);
+    let proceed = params.get("conflicts").is_some_and(|conflicts| conflicts == "proceed");
     let Deadline { at, .. } = deadline(&app, &params)?;
     app.database.refreshed(&index, at).await.map_err(|error| EsError::from(error).of(&index))?;
-    let (mut total, mut deleted, mut after) = (0_u64, 0_u64, None);
-    loop {
+    let (mut total, mut deleted, mut conflicts, mut after) = (0_u64, 0_u64, 0_u64, None);
+    while total < max {
         let size = PAGE.min(max - total);
-        let mut search = json!({"query": query, "size": size, "sort": ["_id"], "fields": [], "lenient": true});
+        let mut search = json!({"query": query, "size": size, "sort": ["_id"], "fields": [], "lenient": true, "version": true});
         if let Some(after) = &after {
             search["search_after"] = json!([after]);
         }
-        let ids = |response: router::SearchResponse| Ok(response.hits.into_iter().map(|hit| hit.id).collect::<Vec<_>>());
-        let (ids, _) = app.database.search(&index, search, &Cut::new(), at, ids).await?;
-        let Some(last) = ids.last() else { break };
-        total += ids.len() as u64;
+        let found =
+            |response: router::SearchResponse| Ok(response.hits.into_iter().map(|hit| (hit.id, hit.version)).collect::<Vec<_>>());
+        let (found, _) = app.database.search(&index, search, &Cut::new(), at, found).await?;
+        let Some((last, _)) = found.last() else { break };
+        total += found.len() as u64;
         after = Some(last.clone());
-        let change = |id: String| DocumentChange { id, edit: DocumentEdit::Delete, expect: None };
-        let changes: Vec<DocumentChange> = ids.into_iter().map(change).collect();
+        // Only the version that was found: another may be none that the query means.
+        let change = |(id, version): (String, Option<u64>)| DocumentChange {
+            id,
+            edit: DocumentEdit::Delete,
+            expect: version.map(Expect::Last),
+        };
+        let changes: Vec<DocumentChange> = found.into_iter().map(change).collect();
         for written in app.database.change_documents(&index, &changes, at).await {
             match written {
                 Ok(_) => deleted += 1,
-                // Somebody was faster.
-                Err(error) if error.code() == sqlstate::NO_DATA => {}
+                Err(error) if matches!(error.code(), sqlstate::NO_DATA | sqlstate::SERIALIZATION_FAILURE) => conflicts += 1,
                 Err(error) => return Err(error.into()),
             }
         }
-        if total >= max {
+        if conflicts > 0 && !proceed {
             break;
         }
     }
@@ -339,7 +346,7 @@ pub async fn delete_by_query(State(app): State<App>, Path(index): Path<String>, 
     }
     let took = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(answer(
-        StatusCode::OK,
-        &json!({"took": took, "timed_out": false, "total": total, "deleted": deleted, "version_conflicts": 0, "failures": []}),
+        if conflicts > 0 && !proceed { StatusCode::CONFLICT } else { StatusCode::OK },
+        &json!({"took": took, "timed_out": false, "total": total, "deleted": deleted, "version_conflicts": conflicts, "failures": []}),
     ))
 }

@@ -10,8 +10,7 @@ use super::EsError;
 /// Members of queries that say nothing about which documents match here.
 const PASSED_OVER: [&str; 6] = ["_name", "lenient", "rewrite", "auto_generate_synonyms_phrase_query", "relation", "format"];
 /// Members of a search request that say nothing about its answer here.
-const REQUEST_PASSED_OVER: [&str; 7] =
-    ["timeout", "track_scores", "profile", "version", "seq_no_primary_term", "terminate_after", "ext"];
+const REQUEST_PASSED_OVER: [&str; 5] = ["timeout", "track_scores", "profile", "terminate_after", "ext"];
 
 /// Whether `name` is what `pattern` means, `*` standing for anything.
 pub fn is_like(pattern: &str, name: &str) -> bool {
@@ -61,6 +60,11 @@ pub fn request(mut body: Map<String, Value>) -> Result<Translated, EsError> {
             "highlight" => ("highlight", highlight(value)?),
             "suggest" => ("suggest", suggestions(value)?),
             "size" | "from" | "explain" | "search_after" => (name.as_str(), value),
+            // Both are the offset of the record.
+            "version" | "seq_no_primary_term" if value.is_boolean() => {
+                let before = ours.get("version") == Some(&Value::Bool(true));
+                ("version", Value::Bool(before || value == Value::Bool(true)))
+            }
             // Totals are always exact.
             "track_total_hits" => continue,
             "stored_fields" if value == json!("_none_") || value == json!([]) => continue,

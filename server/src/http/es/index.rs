@@ -148,15 +148,11 @@ pub async fn list_some(State(app): State<App>, Path(index): Path<String>, params
     }
     let mut rows = Vec::new();
     for name in names {
-        let searchable = app.database.searchable(&name, deadline(&app, &params)?.at).await?;
-        rows.push([
-            "green".to_owned(),
-            "open".to_owned(),
-            name,
-            "1".to_owned(),
-            "0".to_owned(),
-            searchable.documents.to_string(),
-        ]);
+        // One that can't be read is still there, and says so.
+        let searchable = app.database.searchable(&name, deadline(&app, &params)?.at).await;
+        let health = if searchable.is_ok() { "green" } else { "red" };
+        let documents = searchable.map_or(String::new(), |searchable| searchable.documents.to_string());
+        rows.push([health.to_owned(), "open".to_owned(), name, "1".to_owned(), "0".to_owned(), documents]);
     }
     let wanted: Vec<&str> = params.get("h").map_or(COLUMNS.to_vec(), |names| names.split(',').map(str::trim).collect());
     let place = |name: &&str| COLUMNS.iter().position(|column| column == name);
@@ -186,10 +182,11 @@ pub async fn list_some(State(app): State<App>, Path(index): Path<String>, params
 /// `GET /es/_cluster/health`: what `/readyz` knows, in Elasticsearch's words.
 pub async fn health(State(app): State<App>) -> Response {
     let indexes = indexes(&app).len();
+    let status = if app.database.not_ready().is_empty() { "green" } else { "red" };
     answer(
         StatusCode::OK,
         &json!({
-            "cluster_name": "headwater", "status": "green", "timed_out": false, "number_of_nodes": 1, "number_of_data_nodes": 1,
+            "cluster_name": "headwater", "status": status, "timed_out": false, "number_of_nodes": 1, "number_of_data_nodes": 1,
             "active_primary_shards": indexes, "active_shards": indexes, "relocating_shards": 0, "initializing_shards": 0,
             "unassigned_shards": 0, "delayed_unassigned_shards": 0, "number_of_pending_tasks": 0, "number_of_in_flight_fetch": 0,
             "task_max_waiting_in_queue_millis": 0, "active_shards_percent_as_number": 100.0

@@ -188,7 +188,13 @@ impl From<router::Error> for EsError {
 
 impl From<ApiError> for EsError {
     fn from(error: ApiError) -> Self {
-        let kind = if error.status() == StatusCode::BAD_REQUEST { "parsing_exception" } else { "content_too_long_exception" };
+        let kind = match error.status() {
+            StatusCode::BAD_REQUEST => "parsing_exception",
+            StatusCode::PAYLOAD_TOO_LARGE => "content_too_long_exception",
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => "media_type_header_exception",
+            StatusCode::GATEWAY_TIMEOUT => "timeout_exception",
+            _ => "exception",
+        };
         Self::new(error.status(), kind, error.message())
     }
 }

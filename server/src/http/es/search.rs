@@ -129,6 +129,11 @@ impl Shown {
             let document = serde_json::from_str(hit.doc.get()).unwrap_or_default();
             shown["_source"] = if self.source.shows_all() { document } else { self.source.apply(document) };
         }
+        if let Some(version) = hit.version {
+            shown["_version"] = json!(version);
+            shown["_seq_no"] = json!(version);
+            shown["_primary_term"] = json!(1);
+        }
         if let Some(highlight) = hit.highlight {
             shown["highlight"] = json!(highlight);
         }
